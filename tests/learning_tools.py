@@ -97,6 +97,7 @@ class LearnerLine:
             free_running=free_running,
             on_drift=self._note_drift,
             cut=lambda camera, frame_bgr: frame_bgr[: self.cut_height],
+            product_of=lambda camera: "nut",
         )
         self._seq = 0
         self._boot = secrets.token_hex(4)

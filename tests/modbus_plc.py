@@ -20,9 +20,9 @@ class LostError(Exception):
 class ModbusPlc:
     """One camera's cycles. Every part gets one verdict: ok, ng, unknown; or lost, which the PLC treats as a reject."""
 
-    def __init__(self, port: int, base: int = 0) -> None:
-        self._port, self._base = port, base
-        self._client = ModbusTcpClient("127.0.0.1", port=port, timeout=3, retries=0)
+    def __init__(self, port: int, base: int = 0, host: str = "127.0.0.1") -> None:
+        self.port, self._base = port, base
+        self._client = ModbusTcpClient(host, port=port, timeout=3, retries=0)
 
     def __enter__(self) -> Self:
         return self
@@ -35,15 +35,30 @@ class ModbusPlc:
         until_s = time.monotonic() + patience_s
         while True:
             try:
-                self._client.close()
-                if self._client.connect():
+                if self.open():
                     for coil in (TRIGGER, ACK, RESET):
                         self.set(coil, False)
                     return
-            except (LostError, ModbusException, OSError):
+            except LostError:
                 pass
             assert time.monotonic() < until_s, "the agent does not listen"
             time.sleep(0.05)
+
+    def give_up(self) -> bool:
+        """Ends a cycle from before, whose part is rejected. Returns whether there was one."""
+        status = self.status()
+        if is_open := status[BUSY] or status[RESULTS]:
+            self.set(RESET, True)
+            self.set(RESET, False)
+        return is_open
+
+    def open(self) -> bool:
+        """Connects. Whether the agent accepts it."""
+        try:
+            self._client.close()
+            return bool(self._client.connect())
+        except (ModbusException, OSError):
+            return False
 
     def set(self, coil: int, value: bool) -> None:
         self._ask(lambda: self._client.write_coil(self._base + coil, value))
@@ -53,8 +68,12 @@ class ModbusPlc:
         return list(answer.bits[:7])
 
     def number(self, register: int, words: int = 2) -> int:
-        registers = self._ask(lambda: self._client.read_holding_registers(self._base + register, count=words)).registers
+        registers = self.words(register, words)
         return registers[0] if words == 1 else registers[0] << 16 | registers[1]
+
+    def words(self, register: int, count: int) -> list[int]:
+        answer = self._ask(lambda: self._client.read_holding_registers(self._base + register, count=count))
+        return list(answer.registers)
 
     def set_number(self, register: int, value: int, words: int = 2) -> None:
         values = [value] if words == 1 else [value >> 16, value & 0xFFFF]

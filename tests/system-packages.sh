@@ -3,7 +3,7 @@
 # Otherwise it names the missing packages and the tests that are skipped. With CI=true a missing package is a failure.
 set -euo pipefail
 
-declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential [node]=nodejs [chromium]=chromium [curl]=curl [arv-tool-0.8]=aravis-tools-cli)
+declare -A package_of=([mosquitto]=mosquitto [systemd-analyze]=systemd [shellcheck]=shellcheck [gcc]=build-essential [node]=nodejs [chromium]=chromium [curl]=curl [arv-tool-0.8]=aravis-tools-cli [promtool]=prometheus)
 declare -A tests_of=(
     [mosquitto]="all tests with a real broker"
     [systemd-analyze]="the unit's syntax and hardening"
@@ -13,11 +13,12 @@ declare -A tests_of=(
     [chromium]="the page in a real browser"
     [curl]="the commands of docs/integrator.md"
     [arv-tool-0.8]="GenICam cameras (its library is used)"
+    [promtool]="the alert rules, and a scrape by Prometheus"
 )
 
 missing() {
     local command
-    for command in mosquitto systemd-analyze shellcheck gcc node chromium curl arv-tool-0.8; do
+    for command in mosquitto systemd-analyze shellcheck gcc node chromium curl arv-tool-0.8 promtool; do
         command -v "$command" >/dev/null || echo "$command"
     done
 }

@@ -1,4 +1,4 @@
-"""Cameras that OpenCV does not read: GenICam cameras through aravis, and addresses that answer one picture each.
+"""Cameras that OpenCV does not read: GenICam cameras through aravis, motion JPEG and single pictures over HTTP.
 
 `sources` makes sources of them. Imports no other room.
 """

@@ -1,7 +1,12 @@
+from .aravis import load_aravis as load_aravis
 from .frame import DirectCamera as DirectCamera
 from .frame import Frame as Frame
 from .genicam import GenicamCamera as GenicamCamera
 from .genicam import GenicamSettings as GenicamSettings
+from .http import NotReadError as NotReadError
+from .http import connection_fault as connection_fault
+from .http import open_url as open_url
+from .http import status_text as status_text
+from .motion_jpeg import MotionJpegCamera as MotionJpegCamera
 from .pixel_formats import image_of as image_of
 from .snapshot import SnapshotCamera as SnapshotCamera
-from .snapshot import status_text as status_text

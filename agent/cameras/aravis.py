@@ -45,6 +45,7 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "camera_get_device": (c_void_p, c_void_p),
     "buffer_new_allocate": (c_void_p, c_size_t),
     "buffer_get_status": (c_int, c_void_p),
+    "buffer_get_system_timestamp": (c_uint64, c_void_p),
     "buffer_get_data": (c_void_p, c_void_p, POINTER(c_size_t)),
     "buffer_get_image_pixel_format": (c_uint, c_void_p),
     "buffer_get_image_width": (c_int, c_void_p),

@@ -10,7 +10,9 @@ class Frame(NamedTuple):
 
     image: np.ndarray  # uint8 BGR [H, W, 3]
     at_s: float  # when it had arrived, of the monotonic clock
-    skipped: int  # frames that it replaced since the previous one
+    skipped: int = 0  # frames that it replaced since the previous one
+    damaged: int = 0  # those of them that were damaged
+    damage: str | None = None  # reason of the last of these
 
 
 class DirectCamera(Protocol):

@@ -11,11 +11,12 @@ from zsad_agent.cameras.frame import Frame
 from zsad_agent.cameras.pixel_formats import FORMAT_NAMES, image_of, is_read
 from zsad_core.errors import ImageError, SourceError
 
-BUFFERS: Final = 8
+LEAST_BUFFERS, MOST_BUFFERS, BUFFERS_BYTES = 8, 32, 128_000_000  # aravis holds a frame up to 100 ms for lost packets
+SOCKET_BYTES: Final = 33_554_432  # of packets that wait; the kernel gives at most net.core.rmem_max
 POLL_S: Final = 0.2
 SOFTWARE: Final = "software"
 OFF: Final = "off"
-_CONTINUOUS, _AUTO_OFF, _ALWAYS, _ENABLE, _NO_PACKET_SOCKET, _SUCCESS = 0, 0, 1, 1, 1, 0
+_CONTINUOUS, _AUTO_OFF, _FIXED, _ENABLE, _NO_PACKET_SOCKET, _SUCCESS = 0, 0, 0, 1, 1, 0
 _DAMAGES = {2: "it was not complete in time", 3: "packets are missing", 4: "packets are wrong", 5: "its size is wrong"}
 
 
@@ -44,6 +45,8 @@ class GenicamCamera:
         self._stream: int | None = None
         self._lost = False
         self._on_lost: Any = None  # kept while aravis may call it
+        self._skipped = self._damaged = 0  # frames that newer ones replaced since the previous good one
+        self._damage: str | None = None  # reason of the last one of `_damaged`
 
     def open(self) -> None:
         """Sets the camera and starts it.
@@ -65,6 +68,7 @@ class GenicamCamera:
                 reason = f"does not answer. Check power, cable and addresses. Cameras: {', '.join(found) or 'none'}"
             raise SourceError(f"{self.description}: {reason}") from error
         self._lost = False
+        self._forget_skipped()
         try:
             self._set(library, self._camera)
             self._start(library, self._camera)
@@ -135,9 +139,10 @@ class GenicamCamera:
         library.on_lost(library.call("camera_get_device", camera), self._on_lost)
         self._stream = stream = library.call("camera_create_stream", camera, None, None)
         if is_network:
-            library.set_properties(stream, packet_resend=_ALWAYS, socket_buffer=_ALWAYS)
+            # Aravis' other choice is one frame: a thread that waits for the CPU for that long would lose packets.
+            library.set_properties(stream, socket_buffer=_FIXED, socket_buffer_size=SOCKET_BYTES)
         payload = library.call("camera_get_payload", camera)
-        for _ in range(BUFFERS):
+        for _ in range(min(MOST_BUFFERS, max(LEAST_BUFFERS, BUFFERS_BYTES // max(1, payload)))):
             library.call("stream_push_buffer", stream, library.call("buffer_new_allocate", payload))
         library.call("camera_start_acquisition", camera)
 
@@ -173,16 +178,17 @@ class GenicamCamera:
             except AravisError as error:
                 raise SourceError(f"{self.description}: cannot be triggered: {error}") from error
         buffer = self._wait(library, stream)
-        at_s = time.monotonic()
-        skipped = 0
         while (newer := library.call("stream_try_pop_buffer", stream)) is not None:
+            self._leave_out(library, buffer)
             library.call("stream_push_buffer", stream, buffer)
-            buffer, at_s = newer, time.monotonic()
-            skipped += 1
+            buffer = newer
         try:
-            return Frame(self._image(library, buffer), at_s, skipped)
+            image, at_s = self._image(library, buffer), self._arrival_s(library, buffer)
         finally:
             library.call("stream_push_buffer", stream, buffer)
+        frame = Frame(image, at_s, self._skipped, self._damaged, self._damage)
+        self._forget_skipped()
+        return frame
 
     def _wait(self, library: Aravis, stream: int) -> int:
         """The next buffer."""
@@ -196,11 +202,31 @@ class GenicamCamera:
             if self._settings.trigger in (OFF, SOFTWARE) and time.monotonic() > deadline_s:
                 raise SourceError(f"{self.description}: no frame for {self._settings.timeout_s:g} s")
 
-    def _image(self, library: Aravis, buffer: int) -> Any:
+    def _arrival_s(self, library: Aravis, buffer: int) -> float:
+        """When the first packet arrived: aravis holds a frame until lost packets of it and of earlier ones came."""
+        since_s = time.time() - library.call("buffer_get_system_timestamp", buffer) / 1e9
+        return time.monotonic() - max(0.0, since_s)  # less than 0: the clock was set back
+
+    def _leave_out(self, library: Aravis, buffer: int) -> None:
+        self._skipped += 1
+        if (damage := self._damage_of(library, buffer)) is not None:
+            self._damaged += 1
+            self._damage = damage
+
+    def _forget_skipped(self) -> None:
+        self._skipped = self._damaged = 0
+        self._damage = None
+
+    def _damage_of(self, library: Aravis, buffer: int) -> str | None:
+        """Why a buffer has no whole frame, or None."""
         status = library.call("buffer_get_status", buffer)
-        if status != _SUCCESS:
-            reason = _DAMAGES.get(status, f"status {status} of aravis")
-            raise ImageError(f"{self.description}: the frame is incomplete: {reason}")
+        if status == _SUCCESS:
+            return None
+        return f"{self.description}: the frame is incomplete: {_DAMAGES.get(status, f'status {status} of aravis')}"
+
+    def _image(self, library: Aravis, buffer: int) -> Any:
+        if (damage := self._damage_of(library, buffer)) is not None:
+            raise ImageError(damage)
         size, x_padding, y_padding = c_size_t(), c_int(), c_int()
         address = library.call("buffer_get_data", buffer, byref(size))
         library.call("buffer_get_image_padding", buffer, byref(x_padding), byref(y_padding))

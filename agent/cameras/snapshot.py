@@ -2,30 +2,16 @@
 
 import http.client
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 
 import numpy as np
 
 from zsad_agent.cameras.frame import Frame
+from zsad_agent.cameras.http import open_url
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.picture import decode_image
 from zsad_core.redaction import redacted
 
 MOST_BYTES = 100_000_000  # of one picture
-_STATUSES = {
-    401: "wrong user name or password, or none given",
-    403: "this user may not see the stream",
-    404: "there is no such path",
-    454: "there is no such session",
-    461: "it does not offer RTSP over TCP",
-}
-
-
-def status_text(status: int) -> str:
-    """What a status of HTTP or RTSP means for the user."""
-    return f"the server answers {status}: {_STATUSES.get(status, 'it cannot give this stream now')}"
 
 
 class SnapshotCamera:
@@ -73,19 +59,13 @@ class SnapshotCamera:
         """The content of the next answer, when it is due."""
         time.sleep(max(0.0, self._due_s - time.monotonic()))
         self._due_s = time.monotonic() + self._every_s
-        try:
-            with _opener(self._url).open(_without_user(self._url), timeout=self._timeout_s) as answer:
-                content: bytes = answer.read(MOST_BYTES + 1)
-                stated = answer.headers.get("Content-Length", "")
-                kind = answer.headers.get_content_type()
-        except urllib.error.HTTPError as error:
-            with error:
-                raise SourceError(f"{self.description}: {status_text(error.code)}") from error
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            if isinstance(reason, TimeoutError):
-                reason = f"no answer for {self._timeout_s:g} s"
-            raise SourceError(f"{self.description}: cannot be read: {reason}") from error
+        with open_url(self._url, self.description, self._timeout_s) as answer:
+            stated = answer.headers.get("Content-Length", "")
+            kind = answer.headers.get_content_type()
+            try:
+                content = answer.read(MOST_BYTES + 1)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                raise SourceError(f"{self.description}: the connection is lost: {error}") from error
         if kind.startswith(("text/", "multipart/")):
             advice = "without snapshot: true if this is a video" if kind.startswith("multipart/") else "check its path"
             raise SourceError(f"{self.description}: answers {kind}, not a picture: {advice}")
@@ -94,20 +74,3 @@ class SnapshotCamera:
         if not content or (stated.isdigit() and len(content) < int(stated)):
             raise ImageError(f"{self.description}: {len(content)} of {stated or 'unknown'} bytes arrived")
         return content
-
-
-def _without_user(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _opener(url: str) -> urllib.request.OpenerDirector:
-    """Answers a request for a password as Digest or Basic; uses no proxy."""
-    parts = urllib.parse.urlsplit(url)
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    if parts.username is not None:
-        passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        user, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
-        passwords.add_password(None, _without_user(url), user, password)
-        handlers += [urllib.request.HTTPDigestAuthHandler(passwords), urllib.request.HTTPBasicAuthHandler(passwords)]
-    return urllib.request.build_opener(*handlers)

@@ -25,10 +25,10 @@ FIRST_BACKOFF_S = 0.5  # longest wait before the second opening, without jitter
 class Capture:
     """The body of the capture thread, and the calls that other threads make to it.
 
-    With `trigger: mqtt` every trigger gives exactly one result, in order. A live source gives the first picture whose
-    reading began after the trigger came, so the picture is never older than the trigger. A finite source gives its next
-    picture. If there is no picture (camera lost, paused, unhealthy pictures, none within `stale_after_s`, too many
-    triggers waiting), the result is a fault with the reason.
+    With `trigger: mqtt` or `plc` every trigger gives exactly one result, in order. A live source gives the first
+    picture whose reading began after the trigger came, so the picture is never older than the trigger. A finite source
+    gives its next picture. If there is no picture (camera lost, paused, unhealthy pictures, none within
+    `stale_after_s`, too many triggers waiting), the result is a fault with the reason.
 
     Some triggers get no result: those that wait when the agent stops, those that come after the end of a file (one log
     line each), and those of a flood, when `MAX_REFUSED` results already wait (one log line for all).
@@ -122,7 +122,7 @@ class Capture:
             trigger_id: returned with the result; 1 to 128 characters, or None.
 
         Raises:
-            ValueError: the id has another length, or the camera is not triggered by messages.
+            ValueError: the id has another length, or the camera takes no triggers.
         """
         self._parts.triggers.ask(trigger_id)
 

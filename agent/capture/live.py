@@ -51,22 +51,25 @@ class LiveCapture:
 
     def _read(self) -> None:
         source, clock = self._parts.source, self._parts.clock
-        began_s = clock()
+        began_s = damaged_s = clock()
         while not self._parts.stop.is_set():
             try:
                 picture = source.read()
             except ImageError as error:
                 self.silence.note_picture()
                 self._count_damage(str(error))
-                self._pass_on(str(error), began_s)
-                began_s = clock()
+                self._pass_on(str(error), max(began_s, damaged_s))
+                damaged_s = clock()  # not `began_s`: good frames may have been exposed before this one was given up
                 continue
             if picture is None:
                 raise SourceError(f"{source.description}: ended")
             self.silence.note_picture()
             self.skipped += picture.skipped
             self._parts.triggers.find(source.description)
-            self._count_damage(None)
+            for _ in range(min(picture.damaged, LATEST_PICTURES)):
+                self._count_damage(picture.damage)
+            for _ in range(min(picture.skipped - picture.damaged + 1, LATEST_PICTURES)):
+                self._count_damage(None)
             reason = self._judge(picture.image)
             if reason is None:
                 self._parts.out.remember(picture.image)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from zsad_agent.capture.camera_status import CAMERA, CameraStatus
 from zsad_agent.capture.output import FrameOutput
+from zsad_agent.config import ON_DEMAND
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Triggers:
         self, *, mode: str, lossless: bool, out: FrameOutput, status: CameraStatus, clock: Callable[[], float]
     ) -> None:
         """`mode`: the camera's `trigger`. `lossless`: whether its source is finite or a folder."""
-        self.triggered = mode == "mqtt"
+        self.triggered = mode in ON_DEMAND
         self._mode = mode
         self._lossless = lossless
         self._out = out
@@ -55,7 +56,7 @@ class Triggers:
     def ask(self, trigger_id: str | None) -> None:
         """As `zsad_agent.capture.capture.Capture.trigger`."""
         if not self.triggered:
-            raise ValueError(f"{self._status.camera} is not triggered by messages (trigger: {self._mode})")
+            raise ValueError(f"{self._status.camera} is not triggered (trigger: {self._mode})")
         if trigger_id is not None and not 1 <= len(trigger_id) <= MAX_ID_CHARACTERS:
             raise ValueError(f"a trigger's id has 1 to {MAX_ID_CHARACTERS} characters, not {len(trigger_id)}")
         with self._condition:

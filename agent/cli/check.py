@@ -104,8 +104,8 @@ def find_faults(settings: Settings) -> Iterator[str]:
         at = settings.where("web", "certificate")
         yield from _fault(at, serving.make_context, config.web.certificate, config.web.key)
     for key, library, is_on in (
-        ("modbus", "pymodbus", config.plant.modbus.on),
         ("opcua", "asyncua", config.plant.opcua.on),
+        ("gpio", "gpiod", bool(config.plant.gpio)),
     ):
         if is_on and find_spec(library) is None:
             yield f"{settings.where('plant', key)}: needs {library}: pip install 'zsad-agent[plant]'"

@@ -73,6 +73,8 @@ def checks_of(path: Path | None) -> Iterator[Check]:
     yield doctor.Check(name="broker", run=lambda: doctor.check_broker(config))
     if any(camera.aravis for camera in config.every_camera):
         yield doctor.Check(name="GigE Vision", run=lambda: doctor.check_receiving())
+    if config.plant.gpio:
+        yield doctor.Check(name="gpio", run=lambda: doctor.check_lines(config))
     for camera in config.every_camera:
         if camera.origin is not None:
             run = partial(doctor.check_source, camera, config)

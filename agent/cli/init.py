@@ -22,6 +22,7 @@ FILE_MODE = 0o660  # a source may have a password; the service's group reads and
 TRIGGERS = {
     "free": "every frame",
     "mqtt": "one frame for each message on <camera>/trigger",
+    "plc": "one frame for each trigger of a PLC, over Modbus TCP",
     "folder": "every image that is put into a folder",
 }
 PAGE, BROKER, GENERIC = "127.0.0.1:8080", "mqtt://localhost:1883", "object"
@@ -51,11 +52,16 @@ mqtt:
 web:    # the page; while it is on, history and evidence are kept
   listen: {page}    # "off", or 0.0.0.0:8080 for every network once a password is set
 """
+PLC = """
+plant:    # the addresses for the PLC: zsad-agent plant map
+  modbus:
+    listen: 127.0.0.1:1502    # 0.0.0.0:1502 for every network; whoever reaches it controls the line
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    source_key: str  # camera or source
+    source_key: str  # camera, source or aravis
     source: str
     product: str
     broker: str
@@ -92,6 +98,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--camera", metavar="INDEX|PATH", help="V4L2 camera: 0, or /dev/v4l/by-id/…; default: the first")
     where.add_argument("--source", metavar="URI", help="RTSP or HTTP URL, video file, picture, folder or glob")
+    where.add_argument("--aravis", metavar="VENDOR-SERIAL", help="GenICam camera, or its IP address")
     parser.add_argument("--product", metavar="NAME", help=f"what is inspected; default: {GENERIC}, the generic one")
     parser.add_argument("--broker", metavar="URL", help=f"mqtt[s]://host[:port]; default: {BROKER}")
     parser.add_argument("--trigger", choices=TRIGGERS, help="when a frame is inspected; default: free, every frame")
@@ -148,9 +155,7 @@ def ask_all(args: argparse.Namespace, ask: Callable[[str, str], str] | None) -> 
         print(f"    {_tried(broker)}")
     told = ", ".join(TRIGGERS)
     in_source = {key: source}
-    trigger = answer(
-        4, f"Trigger ({told})", args.trigger, "free", lambda value: _fault("source", **in_source, trigger=value)
-    )
+    trigger = answer(4, f"Trigger ({told})", args.trigger, "free", lambda value: _trigger_fault(in_source, value))
     page = answer(
         5,
         "Address of the page, or off (0.0.0.0:8080: every network, once a password is set)",
@@ -162,9 +167,11 @@ def ask_all(args: argparse.Namespace, ask: Callable[[str, str], str] | None) -> 
 
 
 def _source(args: argparse.Namespace, ask: Callable[[str, str], str] | None) -> tuple[str, str]:
-    """`camera` or `source`, and its value. On the terminal the cameras that were found are named."""
-    given_value = args.camera if args.source is None else args.source
-    found = probing.list_devices() if given_value is None else []
+    """`camera`, `source` or `aravis`, and its value. On the terminal the cameras that were found are named."""
+    given_key = next((key for key in ("camera", "source", "aravis") if getattr(args, key) is not None), None)
+    given_value = None if given_key is None else getattr(args, given_key)
+    found = [*probing.list_devices(), *probing.list_genicam()] if given_value is None else []
+    genicam = {device.id for device in found if device.key == "aravis"}
     first = (found[0].by_id or found[0].path) if found else "0"
     if given_value is None and ask is not None:
         names = [f"    {camera.by_id or camera.path}: {camera.name}" for camera in found]
@@ -173,8 +180,8 @@ def _source(args: argparse.Namespace, ask: Callable[[str, str], str] | None) -> 
         value = given_value
         if value is None:
             value = first if ask is None else ask("1/5 Camera, or a stream's URL, video, picture or folder", first)
-        is_camera = args.source is None and (value.isdigit() or value.startswith("/dev/") or given_value is not None)
-        key = "camera" if is_camera else "source"
+        is_camera = value.isdigit() or value.startswith("/dev/")
+        key = given_key or ("aravis" if value in genicam else "camera" if is_camera else "source")
         if (told := _fault("source", **{key: value})) is None:
             break
         if ask is None or given_value is not None:
@@ -201,6 +208,11 @@ def _fault(section: str, **values: str) -> str | None:
     except ConfigError as error:
         return str(error).replace("command line: ", "", 1)
     return None
+
+
+def _trigger_fault(source: dict[str, str], trigger: str) -> str | None:
+    """As `_fault`; with a PLC the file gets what `trigger: plc` needs."""
+    return _fault("source", **source, trigger="mqtt" if trigger == "plc" else trigger)
 
 
 def _product_fault(name: str) -> str | None:
@@ -232,7 +244,7 @@ def as_yaml(answers: Answers, path: Path, *, is_known: bool) -> str:
     product = f"  product: {_quoted(answers.product)}"
     if not is_known:
         product = f"  product: {GENERIC}    # until yours is taught, then:\n  # product: {_quoted(answers.product)}"
-    return TEMPLATE.format(
+    return (TEMPLATE + PLC * (answers.trigger == "plc")).format(
         example=EXAMPLE if EXAMPLE.exists() else "systemd/agent.yaml of the source",
         path=path,
         triggers="; ".join(f"{name}: {what}" for name, what in TRIGGERS.items()),
@@ -274,6 +286,6 @@ def next_steps(answers: Answers, path: Path, *, is_known: bool) -> str:
     if answers.page != OFF:
         lines.append(f"  then open http://{answers.page}")
     if not is_known:
-        flag = f"--{answers.source_key} {shlex.quote(answers.source)}"
-        lines.append(f"  zsad-agent teach {flag} --product {shlex.quote(answers.product)}   # or on the page")
+        flag = "" if answers.source_key == "aravis" else f" --{answers.source_key} {shlex.quote(answers.source)}"
+        lines.append(f"  zsad-agent teach{flag or config} --product {shlex.quote(answers.product)}   # or on the page")
     return "\n".join(lines)

@@ -5,12 +5,9 @@ Only the module of the given command is imported. It imports heavy modules after
 """
 
 import importlib
-import io
-import os
 import sys
 
-from zsad_agent.system import prepare_environment
-from zsad_core.errors import ConfigError, ProductError, ZsadError
+from zsad_agent.system import guarded
 
 OWN = {  # each is a module of this room
     "init": "asks five questions and writes a config",
@@ -27,30 +24,11 @@ TOOLS = {  # each is a module of the room tools
     "bench": "measures speed and memory",
 }
 COMMANDS = OWN | TOOLS  # name: what it does
-FAILED, USAGE = 1, 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns the exit code. Errors that a user can cause are one line per fault on stderr."""
     arguments = sys.argv[1:] if argv is None else argv
     name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("run", arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name may have characters that the terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
-    prepare_environment()
-    try:
-        return importlib.import_module(f"zsad_agent.{'tools' if name in TOOLS else 'cli'}.{name}").main(rest)
-    except SystemExit as exit_request:  # argparse, after --help or a usage error
-        return exit_request.code if isinstance(exit_request.code, int) else USAGE
-    except BrokenPipeError:  # the reader of stdout has ended: `zsad-agent score … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except (ZsadError, OSError) as error:
-        return _report(error, USAGE if isinstance(error, ConfigError | ProductError) else FAILED)
-    except KeyboardInterrupt:
-        return _report("interrupted", FAILED)
-
-
-def _report(error: object, code: int) -> int:
-    for line in str(error).splitlines():
-        print(f"zsad-agent: {line}", file=sys.stderr)
-    return code
+    module = f"zsad_agent.{'tools' if name in TOOLS else 'cli'}.{name}"
+    return guarded("zsad-agent", lambda: importlib.import_module(module).main(rest))

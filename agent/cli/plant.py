@@ -13,10 +13,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", choices=["map"], help="what to print")
     add_config_flag(parser)
     args = parser.parse_args(arguments)
-    from zsad_agent.config import load_settings
+    from zsad_agent.config import ON_DEMAND, load_settings
     from zsad_agent.plant import plant_map
 
     config = load_settings(args.config).config
-    cameras = [camera.name for camera in config.every_camera if camera.trigger == "mqtt"]
-    print(plant_map(cameras or ["cam0"], config.plant.programs, config.plant.modbus.word_order))
+    cameras = [camera.name for camera in config.every_camera if camera.trigger in ON_DEMAND]
+    modbus = config.plant.modbus
+    print(plant_map(cameras or ["cam0"], config.plant.programs, modbus.word_order, modbus.listen))
     return 0

@@ -8,12 +8,14 @@ from .agent import HeatmapConfig as HeatmapConfig
 from .agent import HttpConfig as HttpConfig
 from .agent import InferenceConfig as InferenceConfig
 from .agent import LearningConfig as LearningConfig
+from .camera import ON_DEMAND as ON_DEMAND
 from .camera import CameraConfig as CameraConfig
 from .camera import DecisionConfig as DecisionConfig
 from .camera import HealthConfig as HealthConfig
 from .camera import SourceConfig as SourceConfig
 from .camera import Threshold as Threshold
 from .camera import TopicLevel as TopicLevel
+from .camera import TriggerMode as TriggerMode
 from .device_id import default_device_id as default_device_id
 from .device_id import keep_device_id as keep_device_id
 from .load import Settings as Settings
@@ -28,6 +30,7 @@ from .paths import SHIPPED_BUNDLE as SHIPPED_BUNDLE
 from .paths import SHIPPED_BUNDLES as SHIPPED_BUNDLES
 from .paths import default_cache_dir as default_cache_dir
 from .paths import default_state_dir as default_state_dir
+from .plant import GpioConfig as GpioConfig
 from .plant import PlantConfig as PlantConfig
 from .web import OFF as OFF
 from .web import HistoryConfig as HistoryConfig

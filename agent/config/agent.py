@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from zsad_agent.config.camera import CameraConfig, DecisionConfig, SourceConfig, TopicLevel
+from zsad_agent.config.camera import ON_DEMAND, CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.config.device_id import default_device_id
 from zsad_agent.config.mqtt import ControlConfig, MqttConfig, UpdateConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
@@ -80,6 +80,8 @@ class LearningConfig(StrictModel):
     # offer: a person takes what was learned into use (command teach); use: the agent does it by itself
     mode: Annotated[Literal["off", "offer", "use"], OffInYaml] = "offer"
     parts: Annotated[int, Field(ge=20, le=1000)] = 60  # different pictures that are needed
+    # until then the threshold follows the scores of the parts so far, within bounds; not if the mode is off
+    provisional_threshold: bool = True
     follow: bool = False  # adapt, within a bound, to slow changes of parts and light after that
 
 
@@ -137,8 +139,17 @@ class AgentConfig(StrictModel):
         watched = [os.path.realpath(camera.source or "") for camera in self.cameras if camera.trigger == "folder"]
         if shared := _repeated(watched):
             raise ValueError(f"cameras: {shared} is watched by more than one: each picture would be inspected twice")
-        if self.plant.on and not any(camera.trigger == "mqtt" for camera in (self.cameras or (self.source,))):
-            raise ValueError("plant: a PLC triggers cameras with trigger: mqtt, and there is none")
+        modes = {camera.trigger for camera in self.cameras or (self.source,)}
+        if self.plant.on and not modes & set(ON_DEMAND):
+            raise ValueError("plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none")
+        if "plc" in modes and not self.plant.on:
+            raise ValueError("trigger: plc needs plant.modbus or plant.opcua, which the PLC uses")
+        for output in self.plant.gpio:
+            if output.camera not in names and (output.camera is not None or len(names) > 1):
+                known = ", ".join(names)
+                raise ValueError(f"plant.gpio: camera is {output.camera or 'not set'}, but the cameras are {known}")
+        if shared := _repeated([f"{each.chip} {line}" for each in self.plant.gpio for line in each.lines.values()]):
+            raise ValueError(f"plant.gpio: {shared} is used more than once")
         if self.update.enabled and not self.control.enabled:
             raise ValueError("update.enabled: updates are commands: set control.enabled: true too")
         if self.update.enabled and not (self.inference.trusted_keys or self.update.unsigned):

@@ -18,6 +18,8 @@ Offset = Annotated[int, Field(ge=0, le=65_535)]
 Side = Annotated[int, Field(ge=8, le=65_535)]
 FrameSide = Annotated[int, Field(ge=16, le=16_384)]
 Share = Annotated[float, Field(ge=0, le=1)]
+TriggerMode = Literal["free", "mqtt", "plc", "folder"]
+ON_DEMAND: tuple[TriggerMode, ...] = ("mqtt", "plc")  # two names of one mode: a frame for each trigger, from anywhere
 
 
 def _without_minus(value: float) -> float:
@@ -91,9 +93,9 @@ class SourceConfig(StrictModel):
     snapshot: bool = False  # the HTTP address `source` gives one picture for each request; fps of them, else 1 a second
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None  # most frames taken per second; None: no limit
     loop: bool = False  # start a file or folder again when it ends
-    # free: every frame; mqtt: one frame per message on <camera>/trigger; folder: every picture in the folder `source`;
-    # a picture is moved when its result is stored
-    trigger: Literal["free", "mqtt", "folder"] = "free"
+    # free: every frame; mqtt, plc: one frame for each trigger of a PLC, message on <camera>/trigger, or request;
+    # folder: every picture in the folder `source`; a picture is moved when its result is stored
+    trigger: TriggerMode = "free"
     sort_by_verdict: bool = False  # trigger: folder moves to inspected/ok, inspected/anomalous and inspected/unknown
     # low bits of a 16-bit file or camera that hold the picture; auto: what the file states, else 16
     bit_depth: Literal["auto", 8, 10, 12, 14, 16] = "auto"

@@ -1,14 +1,19 @@
 """The settings for machines and dashboards of the plant. All are off unless they are set."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from zsad_agent.config.camera import TopicLevel
 from zsad_agent.config.web import OFF, OffInYaml, listen_address
 from zsad_core.config import StrictModel
 
 Listen = Annotated[str, OffInYaml, AfterValidator(listen_address)]
 Timeout = Annotated[float, Field(gt=0, le=3600)]
+NumberAsText = BeforeValidator(lambda line: str(line) if type(line) is int and line >= 0 else line)
+Line = Annotated[str, NumberAsText, Field(pattern=r"^[!-~]{1,31}$")]  # a GPIO line: its number in the chip, or its name
+Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
+SIGNALS = ("ok", "ng", "unknown", "reject", "ready", "heartbeat")
 
 
 class ModbusConfig(StrictModel):
@@ -35,17 +40,49 @@ class OpcUaConfig(StrictModel):
         return self.listen != OFF
 
 
+class GpioConfig(StrictModel):
+    """Digital outputs for the results of a camera, without a PLC. Name the lines that are wired."""
+
+    chip: Annotated[str, Field(pattern=r"^/dev/[!-~]{1,100}$")]  # such as /dev/gpiochip0; gpioinfo lists the lines
+    camera: TopicLevel | None = None  # None: the only one
+    ok: Line | None = None  # these three are active for hold_ms after a result
+    ng: Line | None = None
+    unknown: Line | None = None
+    hold_ms: Annotated[Milliseconds, Field(gt=0)] = 500.0  # shorter than from part to part, if each has a picture
+    reject: Line | None = None  # a pulse for each result that is not ok
+    reject_ms: Annotated[Milliseconds, Field(gt=0)] = 100.0  # length of the pulse
+    reject_delay_ms: Milliseconds = 0.0  # from the capture to the pulse; 0: as soon as the result is there
+    ready: Line | None = None  # active while the camera can inspect
+    heartbeat: Line | None = None  # changes every 500 ms while the camera can inspect
+    active_low: bool = False  # of all these lines
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """The wired signals and their lines."""
+        return {name: line for name in SIGNALS if (line := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _lines_differ(self) -> Self:
+        if not self.lines:
+            raise ValueError(f"names no line: set one of {', '.join(SIGNALS)}")
+        if len(set(self.lines.values())) < len(self.lines):
+            raise ValueError("two signals have the same line")
+        return self
+
+
 class PlantConfig(StrictModel):
-    """The handshake with a PLC. It triggers the cameras with `trigger: mqtt`."""
+    """The handshake with a PLC, which triggers the cameras with `trigger: plc` or `mqtt`, and digital outputs."""
 
     modbus: ModbusConfig = ModbusConfig()
     opcua: OpcUaConfig = OpcUaConfig()
+    gpio: tuple[GpioConfig, ...] = ()
     programs: tuple[str, ...] = ()  # products that the PLC may select; the first is program 1
     result_timeout_s: Timeout = 5.0  # longest time from a trigger to its result; then the part is Unknown
     ack_timeout_s: Timeout = 10.0  # longest time from a result to its acknowledgement; then this is an error
 
     @property
     def on(self) -> bool:
+        """Whether a PLC is served."""
         return self.modbus.on or self.opcua.on
 
 

@@ -242,7 +242,7 @@ class Controller(Service):
                 self._report_unread()
                 self._settle_bundle()
                 self._tend_update()
-                self._report_teaching()
+                self._report_learning()
                 if (taken := self._next()) is not None:
                     self._obey(taken)
                     with self._changed:
@@ -367,15 +367,18 @@ class Controller(Service):
         if self._actions.present(update)[0] != state.value:
             self._answer(update, state.id, state.error)
 
-    def _report_teaching(self) -> None:
-        """Publishes what is being taught, where it has changed. A profile may have come into use by itself."""
+    def _report_learning(self) -> None:
+        """Publishes what is being taught, and provisional thresholds, where they have changed.
+
+        A profile may have come into use by itself.
+        """
         dropped = self._actions.drop_old_thresholds()
         if dropped:
             self._stored.save()
         for target in dropped:
             self._answer(target, None, None)
         for target, state in self._states.items():
-            if target.key is Key.TEACH and self._actions.present(target)[0] != state.value:
+            if target.key in (Key.TEACH, Key.THRESHOLD) and self._actions.present(target)[0] != state.value:
                 self._answer(target, state.id, state.error)
 
     def _after_switch(self) -> None:

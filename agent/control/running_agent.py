@@ -15,7 +15,6 @@ from zsad_agent.messages import UpdateState
 from zsad_agent.model import BundleStore, BundleUpdater, ModelInUse, Outcome
 from zsad_agent.system import in_thread, one_line
 from zsad_core.errors import BundleError, ConfigError, ProfileError
-from zsad_core.types import TAUGHT_THRESHOLD
 
 if TYPE_CHECKING:  # imported while the model loads
     from zsad_agent.learning import LineLearner
@@ -74,9 +73,8 @@ class RunningAgent:
         if inspector.threshold is not None:
             return inspector.threshold
         model = self._models.current
-        return (
-            TAUGHT_THRESHOLD if model.predictor.is_taught(inspector.product) else model.bundle.manifest.threshold.value
-        )
+        taught = model.predictor.is_taught(inspector.product)
+        return inspector.own_threshold(model, inspector.product, taught=taught)[0]
 
     def scale(self, camera: str) -> str:
         """`taught` or `not taught`: the two kinds of scores. A threshold for one kind does not fit the other."""

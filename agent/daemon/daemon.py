@@ -236,7 +236,6 @@ def _start_servers(
     if config.http.listen != OFF:
         services.start(HealthServer(config.http.listen, health))
     if agent.plant is not None:
-        assert controller is not None
         for service in agent.plant.services(controller):
             services.start(service)
     if agent.sparkplug is not None:
@@ -328,7 +327,6 @@ def _assemble(
         services.start(learner)
     recent = RecentResults()
     plant = _make_plant(config, options.state_dir, stations)
-    machines = None if plant is None else plant.stations
     observer = Observer(
         config=config,
         stations=stations,
@@ -339,17 +337,18 @@ def _assemble(
         learner=learner,
         services=services,
         nonces=Nonces(),
-        plant=machines,
+        plant=None if plant is None else plant.stations,
     )
     web = _make_web(config, options.state_dir, history)
     pages = () if web is None else web.sinks
+    machines = () if plant is None else plant.sinks
     sparkplug = make_sparkplug(config, options.state_dir, publisher, observer.snapshot)
     metrics = Metrics([station.name for station in stations], observer.snapshot)
     pipeline = Pipeline(
         stations=stations,
         slots_changed=slots_changed,
         store=publisher if history is None else RecordedFirst(history, publisher),
-        sinks=[one for one in (machines, sparkplug, metrics, recent, *pages, *options.sinks) if one is not None],
+        sinks=[one for one in (*machines, sparkplug, metrics, recent, *pages, *options.sinks) if one is not None],
         stop=capture_stop,
         evidence=evidence if web is None else web.before(evidence),
         learner=learner,
@@ -372,7 +371,7 @@ def _assemble(
 
 
 def _make_plant(config: AgentConfig, state_dir: Path, stations: Sequence[Station]) -> "Plant | None":
-    if not config.plant.on:
+    if not config.plant.on and not config.plant.gpio:
         return None
     from zsad_agent.daemon.plant import Plant  # what is off costs nothing
 

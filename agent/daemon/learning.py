@@ -1,6 +1,7 @@
 """Joins learning to the model in use and to the cameras."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,22 +29,26 @@ def make_learner(
     if store is None or models.current.bundle.manifest.features is None:
         return None
     line = _Line(config, stations, views, models)
-    return LineLearner(
+    learner = LineLearner(
         config.learning,
         state_dir / "learning",
         store,
         line.teach,
         prepare=line.prepare,
         feedback=Feedback(store, line.networks, line.prepare),
-        follower=Follower(line.networks, line.follow) if config.learning.follow else None,
+        follower=Follower(store, line.networks, line.follow) if config.learning.follow else None,
         on_drift=line.note_drift,
         cut=line.cut,
+        product_of=line.product_of,
         free_running=[
             camera.name
             for camera, source in zip(config.every_camera, sources, strict=True)
             if camera.trigger == "free" and not source.lossless
         ],
     )
+    for station in stations:
+        station.inspector.provisional = partial(learner.provisional, station.name)
+    return learner
 
 
 class _Line:
@@ -76,6 +81,9 @@ class _Line:
             status.clear(DRIFT)
         else:
             status.fault(DRIFT, fault)
+
+    def product_of(self, camera: str) -> str:
+        return self._cameras[camera][0].inspector.product
 
     def cut(self, camera: str, frame_bgr: np.ndarray) -> np.ndarray:
         return self._cameras[camera][1].cut(frame_bgr)

@@ -83,12 +83,15 @@ class Observer:
         )
 
     def _camera(self, station: Station) -> CameraStats:
-        up = station.status.up
+        up, model, inspector = station.status.up, self.models.current, station.inspector
+        product = inspector.product
+        frames = inspector.own_threshold(model, product, taught=model.predictor.is_taught(product))[1]
         return CameraStats(
             up=up,
             reason=None if up else station.status.reason,
             results=self.recent.counts(station.name),
             dropped=station.dropped,
             latency_ms=self.recent.latency_ms(station.name),
+            provisional_frames=frames if inspector.threshold is None else None,
             drift=self.learner.drift(station.name) if self.learner is not None else None,
         )

@@ -1,50 +1,62 @@
-"""Joins the handshake with a PLC to the running agent. Imported only when a door of `plant` is open."""
+"""Joins the handshake with a PLC and digital outputs to the running agent. Imported only when the config has one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zsad_agent.config import PlantConfig, split_listen
 from zsad_agent.inspection import Station
-from zsad_agent.plant import PlantStations
+from zsad_agent.plant import DigitalOutputs, PlantStations
 from zsad_agent.system import Service
 from zsad_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from zsad_agent.plant import Commands
+    from zsad_agent.plant import Commands, Handshake
 
-INSTALL = "pip install 'zsad-agent[plant]'"
+INSTALL = "pip install 'zsad-agent[plant]', or on Debian the package zsad-agent-plant"
 
 
 class Plant:
-    """The handshakes, a sink of the pipeline, and their doors."""
+    """The handshakes and their doors, and the digital outputs."""
 
     def __init__(self, config: PlantConfig, stations: Sequence[Station], state_dir: Path) -> None:
         """Starts nothing."""
         self._config, self._state_dir = config, state_dir
         self._commands: Commands | None = None
-        self.stations = PlantStations(
-            [station for station in stations if station.capture.triggered],
-            self._get_commands,
-            programs=config.programs,
-            result_timeout_s=config.result_timeout_s,
-            ack_timeout_s=config.ack_timeout_s,
+        self._outputs = DigitalOutputs(config.gpio, stations) if config.gpio else None
+        self.stations = (
+            PlantStations(
+                [station for station in stations if station.capture.triggered],
+                self._get_commands,
+                programs=config.programs,
+                result_timeout_s=config.result_timeout_s,
+                ack_timeout_s=config.ack_timeout_s,
+            )
+            if config.on
+            else None
         )
 
-    def services(self, commands: "Commands") -> list[Service]:
+    @property
+    def sinks(self) -> list[PlantStations | DigitalOutputs]:
+        """What gets every result."""
+        return [one for one in (self.stations, self._outputs) if one is not None]
+
+    def services(self, commands: "Commands | None") -> list[Service]:
         """What serves the PLC, not started yet.
 
         Raises:
             ConfigError: a library is missing.
         """
         self._commands = commands
-        return [self.stations, *self._doors()]
+        if self._outputs is not None:
+            _require("gpiod", "plant.gpio")
+        doors = [] if self.stations is None else self._doors(self.stations.machines)
+        return [*self.sinks, *doors]
 
-    def _doors(self) -> Iterator[Service]:
-        modbus, opcua, machines = self._config.modbus, self._config.opcua, self.stations.machines
+    def _doors(self, machines: "Mapping[str, Handshake]") -> Iterator[Service]:
+        modbus, opcua = self._config.modbus, self._config.opcua
         if modbus.on:
-            _require("pymodbus", "plant.modbus")
             from zsad_agent.plant import ModbusServer
 
             host, port = split_listen(modbus.listen)

@@ -166,6 +166,7 @@ class Web:
                 history=self._history,
                 live=self._live,
                 events=self._events,
+                plc=observer.plant,
             )
             return Guard(make_app(parts), names=lambda: server.names, body_limit=body_limit)
 

@@ -4,6 +4,7 @@ from .cameras import check_source as check_source
 from .finding import Check as Check
 from .finding import Finding as Finding
 from .finding import examine as examine
+from .gpio import check_lines as check_lines
 from .inference import check_inference as check_inference
 from .machine import check_clock as check_clock
 from .machine import check_folders as check_folders

@@ -11,7 +11,7 @@ from pathlib import Path
 from zsad_agent.config import AgentConfig, CameraConfig
 from zsad_agent.doctor.finding import Finding, State
 from zsad_agent.doctor.network import agent_runs
-from zsad_agent.probing import Device, list_devices
+from zsad_agent.probing import Device, list_devices, list_genicam
 from zsad_agent.sources import Source, make_source
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.redaction import redacted
@@ -24,10 +24,14 @@ _CAPTURE, _DISCRETE = 1, 1
 MAX_LISTED = 64  # formats of a camera, sizes of a format
 
 
-def check_devices(devices: Callable[[], list[Device]] = list_devices) -> Iterator[Finding]:
-    """Every V4L2 camera: formats and permission."""
-    found = devices()
-    if not found:
+def check_devices(
+    devices: Callable[[], list[Device]] = list_devices, genicam: Callable[[], list[Device]] = list_genicam
+) -> Iterator[Finding]:
+    """Every V4L2 camera: formats and permission. Every GenICam camera that answers."""
+    found, answering = devices(), genicam()
+    for device in answering:
+        yield Finding(check=f"camera {device.id}", state="ok", text=f"{device.name}: answers, aravis: {device.id}")
+    if not found and not answering:
         advice = "if one is plugged in: try another port or cable, and read dmesg. A stream needs no camera here"
         yield Finding(check="cameras", state="warn", text="no V4L2 camera found", advice=advice)
     for device in found:

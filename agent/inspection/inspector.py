@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -14,11 +15,10 @@ from zsad_agent.inspection.view import Rectangle, View
 from zsad_agent.messages import BundleName, FoundRegion, Latency, Result, UsedProfile
 from zsad_agent.model import Model, ModelInUse
 from zsad_agent.system import one_line
-from zsad_core.bundle import GENERIC_PRODUCT
+from zsad_core.bundle import GENERIC_PRODUCT, Bundle
 from zsad_core.errors import ImageError, ProfileError, ZsadError
-from zsad_core.judging import Decider, instant_verdict
+from zsad_core.judging import Decider, Provisional, instant_verdict
 from zsad_core.part import NoPartError, PartError
-from zsad_core.picture import find_regions
 from zsad_core.types import TAUGHT_THRESHOLD, Frame, Prediction, Region, Verdict
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Inspected:
     prediction: Prediction | None
     view_bgr: np.ndarray | None  # uint8 [H, W, 3]: the inspected part of the frame
     provisional: bool  # nothing was taught for the product
+    provisional_frames: int | None  # on which the threshold rests; 0: that of the bundle; None: taught or set
     reason: str | None
     inference_ms: float | None
 
@@ -53,7 +54,8 @@ class Inspected:
 class Inspector:
     """Inspects one camera's pictures: `predict` in the inference thread, `decide` in the publishing thread.
 
-    `threshold` and `product` may be set by any thread and take effect at the next picture.
+    `threshold` and `product` may be set by any thread and take effect at the next picture. `provisional` is set before
+    the first one.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Inspector:
         self._view = view
         self._region_level = decision.region_level
         self._unknown_pace = UnknownPace() if camera.trigger == "free" and not lossless else None
+        # threshold of a product that was not taught; None: that of the bundle
+        self.provisional: Callable[[str, Bundle], Provisional | None] = lambda product, bundle: None
         self._missed: tuple[str, int] = ("", 0)  # product, and pictures in a row without its part
 
     def predict(self, captured: Captured) -> Inspected:
@@ -99,8 +103,9 @@ class Inspector:
         taught = model.predictor.is_taught(product) if prediction is None else prediction.threshold is not None
         if threshold is None and prediction is not None:
             threshold = prediction.threshold
+        frames = None
         if threshold is None:
-            threshold = TAUGHT_THRESHOLD if taught else model.bundle.manifest.threshold.value
+            threshold, frames = self.own_threshold(model, product, taught=taught)
         return Inspected(
             captured=captured,
             model=model,
@@ -109,9 +114,17 @@ class Inspector:
             prediction=prediction,
             view_bgr=view_bgr,
             provisional=not taught,
+            provisional_frames=frames,
             reason=reason,
             inference_ms=(time.monotonic() - started_s) * 1000 if prediction is not None else None,
         )
+
+    def own_threshold(self, model: Model, product: str, *, taught: bool) -> tuple[float, int | None]:
+        """The threshold if people set none, and `Inspected.provisional_frames`."""
+        if taught:
+            return TAUGHT_THRESHOLD, None
+        found = self.provisional(product, model.bundle)
+        return (model.bundle.manifest.threshold.value, 0) if found is None else (found.threshold, found.frames)
 
     def _predict(self, frame: Frame, model: Model, product: str) -> tuple[Prediction | None, str | None]:
         """The prediction, or the reason why there is none."""
@@ -167,14 +180,13 @@ class Inspector:
         instant = Verdict.UNKNOWN
         if prediction is not None and isinstance(captured, Frame):
             instant = instant_verdict(prediction.anomaly_score, inspected.threshold)
-            level = self._region_level
-            if level is None:
-                level = bundle.manifest.region_level if prediction.threshold is None else prediction.threshold
-            rectangle = self._view.rectangle(captured.frame_wh)
-            regions = self._view.in_frame(
-                find_regions(prediction.anomaly_map, level=level, frame_wh=rectangle[2:]), captured.frame_wh
+            regions = self._view.regions(
+                prediction,
+                captured.frame_wh,
+                level=self._region_level,
+                bundle_level=bundle.manifest.region_level,
             )
-            heatmap = self._render(captured, prediction, rectangle)
+            heatmap = self._render(captured, prediction, self._view.rectangle(captured.frame_wh))
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
         if isinstance(captured, Frame) and not self._is_reported(verdict):  # `capture` limits the rate of faults
             return None
@@ -200,6 +212,7 @@ class Inspector:
             ),
             source_name=captured.source_name,
             provisional=inspected.provisional,
+            provisional_frames=inspected.provisional_frames,
             profile=UsedProfile(product=profile.product, sha256=profile.sha256) if profile is not None else None,
             trigger_id=captured.trigger_id,
         )

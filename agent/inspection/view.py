@@ -11,7 +11,7 @@ from zsad_core.errors import ConfigError, ImageError
 from zsad_core.facts import ScoreRule
 from zsad_core.judging import masked_score
 from zsad_core.memory import taught_score
-from zsad_core.picture import decode_image, read_encoded
+from zsad_core.picture import decode_image, find_regions, read_encoded
 from zsad_core.types import Prediction, Region
 
 logger = logging.getLogger(__name__)
@@ -106,6 +106,18 @@ class View:
             ImageError: as of `correct`.
         """
         return None if self._mask is None else ~self._judged_for(frame_wh, map_hw)
+
+    def regions(
+        self, prediction: Prediction, frame_wh: tuple[int, int], *, level: float | None, bundle_level: float
+    ) -> list[Region]:
+        """The regions of a corrected prediction, in pixels of the frame.
+
+        `level`: lowest map value of a region; None: the threshold of a taught product, else `bundle_level`.
+        """
+        if level is None:
+            level = bundle_level if prediction.threshold is None else prediction.threshold
+        cut_wh = self.rectangle(frame_wh)[2:]
+        return self.in_frame(find_regions(prediction.anomaly_map, level=level, frame_wh=cut_wh), frame_wh)
 
     def in_frame(self, regions: list[Region], frame_wh: tuple[int, int]) -> list[Region]:
         """The regions of the cut picture, in pixels of the frame."""

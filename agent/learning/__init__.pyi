@@ -2,13 +2,13 @@ from .drift import DriftWatch as DriftWatch
 from .drift import Follower as Follower
 from .feedback import Feedback as Feedback
 from .feedback import Networks as Networks
+from .feedback import export_dataset as export_dataset
 from .feedback import learn_kept as learn_kept
+from .feedback import mark as mark
+from .feedback import marked as marked
 from .lesson import LessonPicture as LessonPicture
 from .lesson import Teach as Teach
 from .line import LineLearner as LineLearner
-from .marks import export_dataset as export_dataset
-from .marks import mark as mark
-from .marks import marked as marked
 from .pictures import GatheredPictures as GatheredPictures
 from .recent import RecentPart as RecentPart
 from .recent import RecentParts as RecentParts

@@ -4,6 +4,7 @@ With `learning.follow` slow drift is followed, see `Follower`.
 """
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import NormalDist, median
@@ -24,6 +25,7 @@ MAX_SCORED = 10_000  # results that wait for the comparison with the goods
 WINDOW = 500  # accepted parts, for the quantiles
 LEAST_GOODS = 10
 ENTER_BELOW = 0.9  # quantile of the goods' scores, below which a part is followed
+FOLLOW_EVERY_S = 5.0  # between two parts of a camera that are followed
 PARTS = 10  # least number of parts among the followed tokens
 
 
@@ -154,11 +156,32 @@ class Follower:
     change. `zsad_agent.teaching.TaughtPredictor` limits how much a score can fall. A restart forgets these tokens.
     """
 
-    def __init__(self, networks: Callable[[], Networks], use: Callable[[str, Followed], None]) -> None:
+    def __init__(
+        self, store: ProfileStore, networks: Callable[[], Networks], use: Callable[[str, Followed], None]
+    ) -> None:
         """`networks` gives those in use. `use` is called with the hash of a profile and all its followed tokens."""
-        self._networks, self._use = networks, use
+        self._store, self._networks, self._use = store, networks, use
+        self._followed_s: dict[str, float] = {}  # camera -> time of the last followed part
+        self._profile: Profile | None = None  # of the part that was followed last
         self._sha256 = ""
         self._vectors: dict[str, np.ndarray] = {}
+
+    def take(self, result: Result, image_bgr: np.ndarray) -> None:
+        """Remembers an accepted part of a taught product, uint8 [H, W, 3], one in `FOLLOW_EVERY_S` at each camera.
+
+        Raises:
+            ZsadError: the networks failed.
+        """
+        now_s, camera = time.monotonic(), result.camera
+        if result.profile is None or result.verdict is not Verdict.OK:
+            return
+        if now_s - self._followed_s.get(camera, -math.inf) < FOLLOW_EVERY_S:
+            return
+        self._followed_s[camera] = now_s
+        if self._profile is None or self._profile.sha256 != result.profile.sha256:
+            self._profile = self._store.current(result.product)
+        if self._profile is not None and self._profile.sha256 == result.profile.sha256:
+            self.add(self._profile, image_bgr)
 
     def add(self, profile: Profile, image_bgr: np.ndarray) -> bool:
         """Whether an accepted part, uint8 [H, W, 3], was remembered.

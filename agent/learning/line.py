@@ -7,7 +7,6 @@ any moment loses at most the picture in progress.
 
 import contextlib
 import logging
-import math
 import shutil
 import threading
 import time
@@ -21,22 +20,23 @@ import numpy as np
 
 from zsad_agent.config import LearningConfig
 from zsad_agent.learning.drift import Follower, LineWatch
-from zsad_agent.learning.feedback import Feedback
+from zsad_agent.learning.feedback import Feedback, keep_bad, marked
 from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, open_lesson
-from zsad_agent.learning.marks import keep_bad, marked
 from zsad_agent.learning.offer import RATE, Asked, shorten
+from zsad_agent.learning.provisional import ProvisionalThresholds
 from zsad_agent.learning.recent import RecentParts
 from zsad_agent.messages import DriftStats, Result
 from zsad_agent.system import Service, lower_priority, one_line
 from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, can_be_taught
+from zsad_core.bundle import Bundle
 from zsad_core.errors import ConflictError, ProfileError, ZsadError
+from zsad_core.judging import Provisional
 from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 4  # pictures that wait for the thread; further ones are not learned
 EVERY_S = 1.0  # between two pictures of a camera that runs free
-FOLLOW_EVERY_S = 5.0  # between two parts of a camera that are followed
 MAX_TEXT = 1000
 
 
@@ -63,6 +63,7 @@ class LineLearner(Service):
         free_running: Collection[str] = (),
         on_drift: Callable[[str, str | None], None] = lambda camera, fault: None,
         cut: Callable[[str, np.ndarray], np.ndarray] = lambda camera, frame_bgr: frame_bgr,
+        product_of: Callable[[str], str],
     ) -> None:
         """Does not access the disk yet.
 
@@ -77,23 +78,24 @@ class LineLearner(Service):
             free_running: the cameras whose pictures are not one for each part.
             on_drift: called with a camera, and with what has changed there; None: nothing has.
             cut: gives the part of a camera's frame that is inspected.
+            product_of: gives the product that a camera inspects.
         """
         self._config, self._folder, self._store, self._teach = config, folder, store, teach
-        self._prepare, self._cut = prepare, cut
+        self._prepare, self._cut, self._product_of = prepare, cut, product_of
         self._feedback, self._follower = feedback, follower
         self._networks_lock = threading.Lock()  # guards the networks of the feedback and the follower
-        self._followed_s: dict[str, float] = {}  # camera -> time of the last followed part
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
         self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
         self._watch = LineWatch(store, on_drift)
+        adapts = config.provisional_threshold and config.mode != "off"
+        self._provisional = ProvisionalThresholds(folder) if adapts else None
         self._closing, self._busy = False, True
         self._lock = threading.RLock()  # guards what follows, and the files of the lessons
         self._lessons: dict[str, Lesson] = {}  # by camera
         self._said: dict[str, str] = {}  # camera -> outcome of its last lesson
         self._marked: dict[str, str] = {}  # camera -> outcome of the last mark
         self._recent: dict[str, RecentParts] = {}  # by camera
-        self._profile: Profile | None = None  # of the part that was followed last
         self._fault: str | None = None
         self._thread = threading.Thread(target=self._run, name="zsad-learning", daemon=True)
 
@@ -220,6 +222,10 @@ class LineLearner(Service):
         with self._changing(camera) as lesson:
             return lesson.remove(picture_id)
 
+    def provisional(self, camera: str, product: str, bundle: Bundle) -> Provisional | None:
+        """The threshold of a product that was not taught; None: that of the bundle. Never waits."""
+        return None if self._provisional is None else self._provisional.threshold(camera, product, bundle)
+
     def drift(self, camera: str) -> DriftStats | None:
         """The scores of the parts beside those of the goods. Never waits."""
         return self._watch.stats(camera)
@@ -244,16 +250,18 @@ class LineLearner(Service):
     def lesson(self, camera: str, *, short: bool = False) -> dict[str, Any]:
         """The state with everything that is known. `short`: without the lists of scores."""
         with self._lock:
-            lesson, marked = self._lessons.get(camera), self._marked.get(camera)
-            if lesson is None:
-                text = self._said.get(camera, "")
-                return {"phase": "idle", "text": text, "mark": marked, "next": ["start", "roll_back"]}
-            return {**lesson.state(short=short), "mark": marked}
+            lesson = self._lessons.get(camera)
+            idle = {"phase": "idle", "text": self._said.get(camera, ""), "next": ["start"]}
+            state = idle if lesson is None else lesson.state(short=short)
+            back = ["roll_back"] if self._store.has_earlier(self._product_of(camera)) else []
+            return {**state, "mark": self._marked.get(camera), "next": [*state["next"], *back]}
 
     def _forget(self, camera: str) -> str:
         """Deletes the lesson of the camera, and returns its product."""
         lesson = self._lessons.pop(camera)
         shutil.rmtree(lesson.folder, ignore_errors=True)
+        if self._provisional is not None:
+            self._provisional.forget(camera, lesson.product)
         return lesson.product
 
     @contextlib.contextmanager
@@ -324,7 +332,9 @@ class LineLearner(Service):
             self._watch.compare()
         self._keep(result, view_bgr, anomaly_map)
         self._learn(result, view_bgr)
-        self._follow(result, view_bgr)
+        if self._follower is not None:
+            with self._networks_lock:
+                self._follower.take(result, view_bgr)
 
     def _keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
         """For later feedback."""
@@ -346,20 +356,8 @@ class LineLearner(Service):
             if not is_early and lesson.pictures.show(result.id, view_bgr):
                 lesson.last_s = time.monotonic()
                 lesson.count_part()
-
-    def _follow(self, result: Result, view_bgr: np.ndarray) -> None:
-        """Remembers an accepted part of a taught product, one in `FOLLOW_EVERY_S`."""
-        now_s, camera = time.monotonic(), result.camera
-        if self._follower is None or result.profile is None or result.verdict is not Verdict.OK:
-            return
-        if now_s - self._followed_s.get(camera, -math.inf) < FOLLOW_EVERY_S:
-            return
-        self._followed_s[camera] = now_s
-        if self._profile is None or self._profile.sha256 != result.profile.sha256:
-            self._profile = self._store.current(result.product)
-        if self._profile is not None and self._profile.sha256 == result.profile.sha256:
-            with self._networks_lock:
-                self._follower.add(self._profile, view_bgr)
+                if self._provisional is not None:
+                    self._provisional.add(result)
 
     def _lesson_of(self, result: Result) -> Lesson | None:
         """The lesson that may learn from this part."""
@@ -425,6 +423,8 @@ class LineLearner(Service):
 
     def _resume(self) -> None:
         """Loads the lessons that people started before a restart, and those with an offer."""
+        if self._provisional is not None:
+            self._provisional.load()
         for camera, product, asked in find_lessons(self._folder):
             if camera not in self._lessons:
                 parts = self._config.parts if asked is None else asked.count

@@ -12,7 +12,8 @@ from zsad_core.config import StrictModel
 from zsad_core.types import Verdict
 
 NO_TRIGGER = {"trigger_id"}
-OPTIONAL = NO_TRIGGER | {"source_name", "provisional", "profile"}  # results in the spool of an older version lack them
+# results in the spool of an older version lack them
+OPTIONAL = NO_TRIGGER | {"source_name", "provisional", "provisional_frames", "profile"}
 
 Text = Annotated[str, Field(min_length=1)]
 TopicLevel = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -101,9 +102,11 @@ class Result(StrictModel, json_schema_extra=_complete_schema):
     source_name: Text | None = Field(
         default=None, description="File name of a picture from a file or folder; null for a camera, stream or video."
     )
-    provisional: bool = Field(
-        default=False,
-        description="True while nothing was taught for the product: the threshold comes from other products.",
+    provisional: bool = Field(default=False, description="True while nothing was taught for the product: teach it.")
+    provisional_frames: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="Unlabelled pictures of the product on whose scores the threshold rests; 0: it comes from other "
+        "products; null: it was taught or set.",
     )
     profile: UsedProfile | None = Field(
         default=None, description="What was taught, if the result used it; null for a fault and while nothing was."

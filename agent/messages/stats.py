@@ -46,6 +46,9 @@ class CameraStats(StrictModel):
     results: VerdictCounts
     dropped: Count = Field(description="Frames that a newer one replaced.")
     latency_ms: RecentLatency
+    provisional_frames: Count | None = Field(
+        default=None, description="Of the next result: while it is not null, teach the product."
+    )
     drift: DriftStats | None = Field(default=None, description="Null while nothing was taught for the product.")
 
 

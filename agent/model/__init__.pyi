@@ -12,5 +12,6 @@ from .current_model import Predictor as Predictor
 from .detector import Detector as Detector
 from .detector import load_again as load_again
 from .feature_networks import FeatureNetworks as FeatureNetworks
+from .precision_choice import choose_model as choose_model
 from .precision_choice import keep_faster as keep_faster
 from .self_test import ModelGuard as ModelGuard

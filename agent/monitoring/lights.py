@@ -12,6 +12,7 @@ FAIL: Final = "fail"
 DARK: Final = "off"
 PAUSED = "paused"  # the reason of a camera without a fault
 PLANT = ("plant", "modbus", "opcua")  # services that a PLC needs
+GPIO = "gpio"  # the service of the digital outputs
 PLC_SILENT_S = 5.0
 ON_DISK = ("evidence", "history")  # services that write
 PAGE = "page"  # the service
@@ -23,7 +24,7 @@ SILENT_STEPS_S = (0, 1, 2, 5, 10, 30, 60, 300, 1800)  # the text changes with th
 class Light(StrictModel):
     """The state of one part."""
 
-    name: str  # camera NAME, broker, disk, model, page or PLC
+    name: str  # camera NAME, broker, disk, model, page, PLC or outputs
     state: Literal["ok", "warn", "fail", "off"]
     text: str
     advice: str  # what to do; empty if there is nothing to do
@@ -39,7 +40,7 @@ class HealthState(StrictModel):
 
 
 def health_state(agent: AgentSnapshot, reasons: Sequence[str]) -> HealthState:
-    """A light for each camera, then broker, disk, model and page, and PLC if the config has one."""
+    """A light for each camera, then broker, disk, model and page. PLC if the config has one, outputs if they fail."""
     return HealthState(ready=not reasons, reasons=tuple(reasons), lights=tuple(_lights(agent)))
 
 
@@ -51,6 +52,7 @@ def _lights(agent: AgentSnapshot) -> list[Light]:
         _model(agent),
         _page(agent),
         *([] if agent.plc_silent_s is None else [_plc(agent, agent.plc_silent_s)]),
+        *([_outputs(agent.service_faults[GPIO])] if GPIO in agent.service_faults else []),
     ]
 
 
@@ -120,3 +122,8 @@ def _plc(agent: AgentSnapshot, silent_s: float) -> Light:
         advice = "Check that the PLC runs, its program, and the network cable"
         return Light(name="PLC", state=WARN, text="no PLC asks", advice=advice)
     return Light(name="PLC", state=OK, text="the PLC asks", advice="")
+
+
+def _outputs(fault: str) -> Light:
+    advice = "Check plant.gpio in the config, and the wiring. On the device, zsad-agent doctor tests the lines"
+    return Light(name="outputs", state=FAIL, text=fault, advice=advice)

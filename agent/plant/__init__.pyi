@@ -1,9 +1,14 @@
+from .gpio import DigitalOutputs as DigitalOutputs
+from .gpio import LineLevels as LineLevels
+from .handshake import SETTLE_S as SETTLE_S
+from .handshake import SHOWN_S as SHOWN_S
 from .handshake import Handshake as Handshake
 from .modbus import ModbusServer as ModbusServer
 from .opcua import OpcUaServer as OpcUaServer
 from .printed_map import plant_map as plant_map
 from .registers import WordOrder as WordOrder
 from .signals import INPUTS as INPUTS
+from .signals import NO_PART as NO_PART
 from .signals import OUTPUTS as OUTPUTS
 from .signals import ErrorCode as ErrorCode
 from .signals import Inputs as Inputs

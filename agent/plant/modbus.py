@@ -1,45 +1,50 @@
-"""The Modbus TCP server. It answers every unit id. A write to anything but the PLC's signals is refused."""
+"""The Modbus TCP server: the registers of all cameras. It answers every unit id.
+
+Source: Modbus Application Protocol 1.1b3 and Modbus Messaging on TCP/IP 1.0b. Requests of a client are answered in
+order, also if several arrive at once.
+"""
 
 import asyncio
-import logging
+import contextlib
 import socket
-import threading
-from collections.abc import Sequence
+import struct
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from pymodbus.constants import ExcCodes
-from pymodbus.server import ModbusTcpServer
-from pymodbus.simulator import DataType, SimData, SimDevice
 
 from zsad_agent.plant.handshake import Handshake
 from zsad_agent.plant.registers import (
     BLOCK,
     INPUT_COILS,
     INPUT_WORDS,
-    OUTPUT_END,
     OUTPUTS_AT,
     WordOrder,
     pack,
     unpack,
     unpack_coils,
 )
-from zsad_agent.system import Backoff, Service
+from zsad_agent.system import RestartingService, keep_alive
 
-logger = logging.getLogger(__name__)
-
+SERVER = "modbus"
 COILS, WORDS = "modbus coils", "modbus registers"  # the two doors
-OF_BITS = {1, 2, 5, 15}  # function codes of coils and discrete inputs; the others are of registers
-RETRY_S, RETRY_MOST_S = 1.0, 30.0  # after a port that is taken, or a crash
+MOST_CLIENTS = 32  # a further one ends the connection that was silent the longest
+PAUSE_S = 0.001  # between two requests of a client: one that asks all the time leaves the processor to the inspection
+MOST_BITS_READ, MOST_WORDS_READ = 2000, 125  # of one request
+HEAD = struct.Struct(">HHHB")  # transaction, protocol 0, bytes that follow, unit
+ON, OFF = 0xFF00, 0x0000  # of a single coil
+FUNCTION, ADDRESS, VALUE = 1, 2, 3  # exception codes: illegal
 
 
-class ModbusServer(Service):
-    """Owns a thread with an event loop. All cameras share one server.
+class _RefusedError(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
-    A port that is taken and a crash are the `fault` until the server works again. It is tried again with growing
-    pauses.
-    """
 
-    name = "modbus"
+class ModbusServer(RestartingService):
+    """Owns a thread with an event loop. All cameras share one server."""
+
+    name = SERVER
     stop_s = 0.5
 
     def __init__(self, machines: Sequence[Handshake], host: str, port: int, *, word_order: WordOrder) -> None:
@@ -51,111 +56,190 @@ class ModbusServer(Service):
             port: 0: any free one.
             word_order: of the values in two registers.
         """
+        super().__init__("zsad-modbus", place=f"{host}:{port}")
         self._machines = machines
         self._host, self.port = host, port
         self._order: WordOrder = word_order
         self._coils = [[False] * INPUT_COILS for _ in machines]
         self._words = [[0] * INPUT_WORDS for _ in machines]
-        self._fault: str | None = None
-        self._stop = threading.Event()
+        self._clients: dict[asyncio.StreamWriter, float] = {}  # when it last asked, monotonic seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="zsad-modbus", daemon=True)
+        self._functions: dict[int, Callable[[bytes], bytes]] = {
+            1: self._read_bits,
+            2: self._read_bits,
+            3: self._read_words,
+            4: self._read_words,
+            5: self._write_coil,
+            6: self._write_word,
+            15: self._write_coils,
+            16: self._write_words,
+            22: self._mask_word,
+            23: self._write_and_read_words,
+        }
 
     def stop(self, deadline_s: float) -> None:
         self._stop.set()
         loop, ended = self._loop, self._ended
-        if loop is not None and ended is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(ended.set)
+        if loop is not None and ended is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(ended.set)
         self._wait(deadline_s)
 
-    @property
-    def fault(self) -> str | None:
-        return self._fault
-
-    def _run(self) -> None:
-        backoff = Backoff(RETRY_S, RETRY_MOST_S)
-        while not self._stop.is_set():
-            try:
-                asyncio.run(self._serve())
-            except Exception as error:  # nothing that happens here ends inspection
-                why = f"{self._host}:{self.port}: {error.strerror}" if isinstance(error, OSError) else str(error)
-                fault = f"modbus: {why}. It is tried again"
-                if fault != self._fault:
-                    logger.error("%s", fault)
-                self._fault = fault
-            self._stop.wait(backoff.next_s())
+    def _work(self) -> None:
+        asyncio.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
-        self._find_port()
-        server = ModbusTcpServer(self._device(), address=(self._host, self.port))
-        await server.serve_forever(background=True)
-        logger.log(logging.INFO if self._fault is None else logging.WARNING, "modbus at %s:%d", self._host, self.port)
-        self._fault = None
+        server = await asyncio.start_server(self._converse, sock=self._bound())
+        self._works()
         if not self._stop.is_set():
             await self._ended.wait()
-        await server.shutdown()
+        server.close()
+        for client in self._clients:
+            client.transport.abort()
+        while self._clients:  # each ends as soon as it notices
+            await asyncio.sleep(0.005)
 
-    def _find_port(self) -> None:
-        """Sets the port if any will do.
-
-        Raises:
-            OSError: the address cannot be used; the library would not say why.
-        """
+    def _bound(self) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(self._host, self.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
-            self.port = int(trial.getsockname()[1])
+        listener = socket.socket(family, kind)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            keep_alive(listener)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+        self.port = int(listener.getsockname()[1])
+        self._place = f"{self._host}:{self.port}"
+        return listener
 
-    def _device(self) -> SimDevice:
-        size = BLOCK * len(self._machines)
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one client until it ends the connection or sends something else than Modbus."""
+        if len(self._clients) >= MOST_CLIENTS:
+            silent = min(self._clients, key=lambda client: self._clients[client])
+            del self._clients[silent]
+            silent.transport.abort()
+        try:
+            while True:
+                self._clients[writer] = time.monotonic()
+                transaction, protocol, length, unit = HEAD.unpack(await reader.readexactly(HEAD.size))
+                if protocol != 0 or not 2 <= length <= 254:
+                    return
+                answer = self._answer(await reader.readexactly(length - 1))
+                writer.write(HEAD.pack(transaction, 0, len(answer) + 1, unit) + answer)
+                await writer.drain()  # a client that does not read is not read either
+                await asyncio.sleep(PAUSE_S)
+        except (asyncio.IncompleteReadError, OSError):
+            return
+        finally:
+            self._clients.pop(writer, None)
+            writer.close()
 
-        def registers() -> list[SimData]:
-            return [SimData(address=0, count=size, values=0, datatype=DataType.REGISTERS)]
-
-        def bits() -> list[SimData]:
-            count = -(-size // 16) * 16 + 16  # the library marks the last register as invalid
-            return [SimData(address=0, count=count, values=False, datatype=DataType.BITS)]
-
-        return SimDevice(id=0, simdata=(bits(), bits(), registers(), registers()), action=self._answer)
-
-    async def _answer(
-        self,
-        function_code: int,
-        start_address: int,
-        address: int,
-        count: int,
-        registers: list[int],
-        values: list[Any] | None,
-    ) -> ExcCodes | None:
-        """Called by the server for each request, before it reads or writes `registers`."""
+    def _answer(self, request: bytes) -> bytes:
+        """Function code and what follows it, of the answer to a request."""
         for machine in self._machines:
-            machine.touch()
-        of_bits = function_code in OF_BITS
-        if values is None:
-            self._refresh(registers, of_bits=of_bits)
-            return None
+            machine.touch(SERVER)
+        code = request[0]
+        try:
+            if code not in self._functions:
+                raise _RefusedError(FUNCTION)
+            return bytes([code]) + self._functions[code](request[1:])
+        except _RefusedError as error:
+            return bytes([code | 0x80, error.code])
+
+    def _read_bits(self, body: bytes) -> bytes:
+        start, count = self._range(body, MOST_BITS_READ)
+        bits = [False] * self._size
+        for number, (coils, machine) in enumerate(zip(self._coils, self._machines, strict=True)):
+            _, shown = pack(machine.outputs, self._order)
+            _put(bits, number * BLOCK, coils)
+            _put(bits, number * BLOCK + OUTPUTS_AT, shown)
+        packed = sum(bit << at for at, bit in enumerate(bits[start : start + count]))
+        size = -(-count // 8)
+        return bytes([size]) + packed.to_bytes(size, "little")
+
+    def _read_words(self, body: bytes) -> bytes:
+        start, count = self._range(body, MOST_WORDS_READ)
+        registers = [0] * self._size
+        for number, (words, machine) in enumerate(zip(self._words, self._machines, strict=True)):
+            shown, _ = pack(machine.outputs, self._order)
+            _put(registers, number * BLOCK, words)
+            _put(registers, number * BLOCK + OUTPUTS_AT, shown)
+        return struct.pack(f">B{count}H", 2 * count, *registers[start : start + count])
+
+    def _write_coil(self, body: bytes) -> bytes:
+        address, value = _fields(">HH", body)
+        if value not in (ON, OFF):
+            raise _RefusedError(VALUE)
+        self._write(self._coils, address, [value == ON])
+        return body
+
+    def _write_word(self, body: bytes) -> bytes:
+        address, value = _fields(">HH", body)
+        self._write(self._words, address, [value])
+        return body
+
+    def _write_coils(self, body: bytes) -> bytes:
+        address, count, size = _fields(">HHB", body[:5])
+        if count == 0 or size != -(-count // 8) or len(body) != 5 + size:
+            raise _RefusedError(VALUE)
+        packed = int.from_bytes(body[5:], "little")
+        self._write(self._coils, address, [bool(packed >> at & 1) for at in range(count)])
+        return body[:4]
+
+    def _write_words(self, body: bytes) -> bytes:
+        address, count, size = _fields(">HHB", body[:5])
+        if count == 0 or size != 2 * count:
+            raise _RefusedError(VALUE)
+        self._write(self._words, address, _fields(f">{count}H", body[5:]))
+        return body[:4]
+
+    def _mask_word(self, body: bytes) -> bytes:
+        address, kept, added = _fields(">HHH", body)
+        which, offset = self._place_of(self._words, address, 1)
+        self._write(self._words, address, [self._words[which][offset] & kept | added & ~kept & 0xFFFF])
+        return body
+
+    def _write_and_read_words(self, body: bytes) -> bytes:
+        self._range(body[:4], MOST_WORDS_READ)  # nothing is written if the reading is refused
+        self._write_words(body[4:])
+        return self._read_words(body[:4])
+
+    @property
+    def _size(self) -> int:
+        return BLOCK * len(self._machines)
+
+    def _range(self, body: bytes, most: int) -> tuple[int, int]:
+        """First address and number of what is to be read."""
+        start, count = _fields(">HH", body)
+        if not 1 <= count <= most:
+            raise _RefusedError(VALUE)
+        if start + count > self._size:
+            raise _RefusedError(ADDRESS)
+        return start, count
+
+    def _place_of(self, blocks: Sequence[Sequence[int]], address: int, count: int) -> tuple[int, int]:
+        """The camera's number, and the offset of its signals that are to be written."""
         which, offset = divmod(address, BLOCK)
-        if offset + len(values) > (INPUT_COILS if of_bits else INPUT_WORDS):
-            return ExcCodes.ILLEGAL_ADDRESS
+        if which >= len(blocks) or offset + count > len(blocks[which]):
+            raise _RefusedError(ADDRESS)
+        return which, offset
+
+    def _write(self, blocks: Sequence[list[int]] | Sequence[list[bool]], address: int, values: Sequence[int]) -> None:
+        which, offset = self._place_of(blocks, address, len(values))
+        _put(blocks[which], offset, values)
         coils, words = self._coils[which], self._words[which]
-        if of_bits:
-            coils[offset : offset + len(values)] = [bool(value) for value in values]
-        else:
-            words[offset : offset + len(values)] = values
         self._machines[which].write(WORDS, unpack(words, self._order))
         self._machines[which].write(COILS, unpack_coils(coils, words, self._order))
-        return None
 
-    def _refresh(self, registers: list[int], *, of_bits: bool) -> None:
-        for which, machine in enumerate(self._machines):
-            words, coils = pack(machine.outputs, self._order)
-            start = which * BLOCK
-            if not of_bits:
-                registers[start + OUTPUTS_AT : start + OUTPUT_END] = words
-                continue
-            for at, value in enumerate(coils, start + OUTPUTS_AT):
-                register, bit = divmod(at, 16)
-                registers[register] = registers[register] & ~(1 << bit) | value << bit
+
+def _put(values: list[Any], at: int, some: Sequence[int]) -> None:
+    values[at : at + len(some)] = some
+
+
+def _fields(layout: str, body: bytes) -> tuple[int, ...]:
+    if len(body) != struct.calcsize(layout):
+        raise _RefusedError(VALUE)
+    return struct.unpack(layout, body)

@@ -14,22 +14,23 @@ from typing import IO, Any
 
 from zsad_agent.plant.handshake import Handshake
 from zsad_agent.plant.signals import Inputs, Outputs
-from zsad_agent.system import Backoff, Service, one_line
+from zsad_agent.system import RestartingService, one_line
+from zsad_core.errors import ZsadError
 
 logger = logging.getLogger(__name__)
 
 DOOR = "opcua"
 POLL_S = 0.01  # between two looks at the signals for the PLC
-RETRY_S, RETRY_MOST_S = 1.0, 30.0
 MOST_CHARACTERS = 300  # of a line of the log
+MOST_LINES = 20  # of the process in a minute; a client that sends nonsense would fill the log
 END_S = 1.0  # for the process to end by itself
 REMIND_S = 3600.0  # between two warnings that there are no certificates
 
 
-class OpcUaServer(Service):
-    """Owns a thread and a process. A process that ends is the `fault` until it listens again."""
+class OpcUaServer(RestartingService):
+    """Owns a thread and a process. A process that ends is started again."""
 
-    name = "opcua"
+    name = DOOR
     stop_s = 1.0
 
     def __init__(
@@ -54,6 +55,7 @@ class OpcUaServer(Service):
             folder: of the own certificate, and of the clients' `trusted` and `rejected` ones.
             certificates: whether only encrypted connections with a trusted certificate are accepted.
         """
+        super().__init__("zsad-opcua", place=f"opc.tcp://{host}:{port}/zsad")
         self._machines = machines
         self._options = {
             "host": host,
@@ -64,10 +66,7 @@ class OpcUaServer(Service):
             "certificates": certificates,
         }
         self._certificates = certificates
-        self._fault: str | None = "opcua: its process is starting"
-        self._stop = threading.Event()
         self._process: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._run, name="zsad-opcua", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
         self._stop.set()
@@ -75,27 +74,13 @@ class OpcUaServer(Service):
         if self._process is not None:
             self._process.kill()
 
-    @property
-    def fault(self) -> str | None:
-        return self._fault
-
-    def _run(self) -> None:
-        backoff = Backoff(RETRY_S, RETRY_MOST_S)
-        while not self._stop.is_set():
-            begun_s = time.monotonic()
-            try:
-                said = self._serve()
-            except OSError as error:
-                said = error.strerror or str(error)
+    def _work(self) -> None:
+        try:
+            said = self._serve()
+        finally:
             for machine in self._machines:
                 machine.write(DOOR, Inputs())
-            if self._stop.is_set():
-                return
-            self._fault = f"opcua: its process has ended and is started again: {said}"
-            logger.error("%s", self._fault)
-            if time.monotonic() - begun_s > RETRY_MOST_S:
-                backoff.reset()
-            self._stop.wait(backoff.next_s())
+        raise ZsadError(f"its process has ended: {said}")
 
     def _serve(self) -> str:
         """Runs one process until it or the service ends. Returns the last line of its errors."""
@@ -144,26 +129,25 @@ class OpcUaServer(Service):
         for line in stdout:
             message: dict[str, Any] = json.loads(line)
             if message.get("listening"):
-                host, port = self._options["host"], self._options["port"]
-                logger.log(
-                    logging.WARNING if self._fault and "ended" in self._fault else logging.INFO,
-                    "opcua at opc.tcp://%s:%s/zsad",
-                    host,
-                    port,
-                )
-                self._fault = None
+                self._works()
             elif message.get("clients"):
                 for machine in self._machines:
-                    machine.touch()
+                    machine.touch(DOOR)
             else:
                 machine = self._machines[message["camera"]]
-                machine.touch()
+                machine.touch(DOOR)
                 machine.write(DOOR, Inputs(**message["inputs"]))
 
 
 def _log(stderr: IO[str], errors: list[str]) -> None:
     """Logs what the process says, and keeps the last line."""
+    minute, lines = 0, 0
     for line in stderr:
-        if line.strip():
-            errors[:] = [one_line(line, MOST_CHARACTERS)]
-            logger.warning("opcua: %s", errors[0])
+        if not line.strip():
+            continue
+        errors[:] = [one_line(line, MOST_CHARACTERS)]
+        if minute != (minute := int(time.monotonic() / 60)):
+            lines = 0
+        lines += 1
+        if lines <= MOST_LINES:
+            logger.warning("opcua: %s%s", errors[0], " (no further lines in this minute)" * (lines == MOST_LINES))

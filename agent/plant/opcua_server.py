@@ -1,7 +1,7 @@
 """The OPC UA server, a process of its own: `OpcUaServer` starts it. Lines of JSON connect the two.
 
 The nodes follow OPC 40100-1 (Machine Vision): a vision system for each camera, with a state machine, the methods of its
-jobs, the last result and the recipes. The signals of the handshake are beside them. May import only `signals`.
+jobs, the last result and the recipes. The signals of the handshake are beside them. May import `signals` and `system`.
 
 stdin: first the options, then `{"camera": 0, "outputs": {...}}`. stdout: `{"listening": true}`, then
 `{"camera": 0, "inputs": {...}}`, and `{"clients": true}` regularly while there are some. The process ends with stdin.
@@ -26,7 +26,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from zsad_agent.plant.signals import INPUTS, OUTPUTS, Inputs, Kind, Outputs
+from zsad_agent.plant.signals import INPUTS, OUTPUTS, Inputs, Kind, Outputs, Signal
+from zsad_agent.system import keep_alive
 
 NAMESPACE = "urn:zsad:machine-vision"
 TYPES = {
@@ -52,7 +53,7 @@ class VisionSystem:
         self._by_client = Inputs()  # what clients wrote to the signals
         self._by_method = Inputs()  # what a method has set until the cycle is over
         self._outputs = Outputs()
-        self._input_fields: dict[ua.NodeId, str] = {}
+        self._inputs: dict[ua.NodeId, Signal] = {}
         self._output_nodes: dict[str, Node] = {}
         self._state: Node
         self._recipe: Node
@@ -79,7 +80,7 @@ class VisionSystem:
             )
             if signal in INPUTS:
                 await node.set_writable()
-                self._input_fields[node.nodeid] = signal.field
+                self._inputs[node.nodeid] = signal
             else:
                 self._output_nodes[signal.field] = node
         recipes = await add(top, "RecipeManagement")
@@ -101,11 +102,11 @@ class VisionSystem:
 
     def take_write(self, node: ua.NodeId, value: Any) -> bool:
         """A client wrote a value. Returns whether it is a signal of this camera."""
-        field = self._input_fields.get(node)
-        if field is not None:
-            self._by_client = replace(self._by_client, **{field: value})
+        signal = self._inputs.get(node)
+        if signal is not None and signal.kind.has(value):  # an array of this type is none
+            self._by_client = replace(self._by_client, **{signal.field: value})
             self._send()
-        return field is not None
+        return signal is not None
 
     def greet(self) -> None:
         """A client has connected: the agent learns what is set."""
@@ -149,6 +150,8 @@ class VisionSystem:
         _print({"camera": self._number, "inputs": joined})
 
     async def _start_job(self, parent: Any, part_id: int) -> ua.StatusCode | None:
+        if not Kind.U32.has(part_id):  # the library takes any type
+            return _status(ua.StatusCodes.BadTypeMismatch)
         if not self._outputs.trigger_ready or self._by_method.trigger:
             return _status(ua.StatusCodes.BadInvalidState)
         self._by_method = Inputs(trigger=True, part_id=part_id)
@@ -269,6 +272,9 @@ async def _run(options: Mapping[str, Any], lines: asyncio.StreamReader) -> None:
                 _print({"clients": True})
 
     async with server:
+        binary: Any = server.bserver
+        for listener in binary._server.sockets:
+            keep_alive(listener)
         _print({"listening": True})
         looking = asyncio.create_task(look_for_clients())
         while line := await lines.readline():

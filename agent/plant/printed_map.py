@@ -8,25 +8,31 @@ from zsad_agent.plant.signals import ErrorCode
 _RULES = """\
 One part:
   1. Wait for TriggerReady = 1. Set PartId if you number the parts, then Trigger = 1.
-  2. Wait for ResultsReady = 1. Read Ok, Ng, Unknown and PartIdOut in one request.
+  2. Wait for ResultsReady = 1, plant.result_timeout_s at most. Read the registers from TriggerReady to Threshold in one
+     request: then bits and numbers are of one moment. Check that PartIdOut is the part.
   3. Set ResultsAck = 1, and wait for ResultsReady = 0. Set ResultsAck = 0 and Trigger = 0.
-Pass a part only if Ok = 1 and Heartbeat counts. Reject it if Ng or Unknown is 1, if Error is 1 without a result, if
-Heartbeat stands still for 3 s, or if Session has changed since its trigger. After a start of the PLC set Trigger and
-ResultsAck to 0 first; if a result of before still waits, acknowledge it or set Reset, and reject that part."""
+Set signals with the coils or with the bits of the register, not with both: a Trigger counts at each of them.
+Pass a part only if Ok = 1, ErrorCode is not 9 and Heartbeat counts. Reject it if Ng or Unknown is 1, if Error is 1
+without a result, if Heartbeat stands still for 3 s, or if Session has changed since its trigger. After a start of the
+PLC set Trigger and ResultsAck to 0 first; if a result of before still waits, acknowledge it or set Reset, and reject
+that part. While ErrorCode is 9, a result is of no part: somebody tests the wiring from the page."""
 
 
-def plant_map(cameras: Sequence[str], programs: Sequence[str], word_order: WordOrder) -> str:
+def plant_map(cameras: Sequence[str], programs: Sequence[str], word_order: WordOrder, listen: str) -> str:
     """The text that `zsad-agent plant map` prints.
 
     Args:
         cameras: names, in the order of their registers.
         programs: products; the first is program 1.
         word_order: of numbers in two registers.
+        listen: where the server is, or `off`.
     """
     lines = [
-        "Modbus TCP, any unit id. Addresses count from 0; in brackets the number of the data model, from 1.",
-        "PLC to agent: coils (functions 1, 5, 15) or holding registers (3, 6, 16, 23).",
+        f"Modbus TCP at {listen} (plant.modbus.listen), any unit id.",
+        "Addresses count from 0, as in the request. In brackets from 1: [17] is coil 00017 or holding register 40017.",
+        "PLC to agent: coils (functions 1, 5, 15) or holding registers (3, 6, 16, 22, 23).",
         "Agent to PLC: coils or discrete inputs (1, 2), holding or input registers (3, 4). A write to them is refused.",
+        "Bit 0 of a register is the lowest. Addresses of a camera's block of 100 that are not listed read as 0.",
         f"u32 and f32 take two registers, the {'high' if word_order == 'high_first' else 'low'} word first.",
     ]
     for number, camera in enumerate(cameras):

@@ -15,6 +15,12 @@ class Kind(StrEnum):
         """Registers of 16 bits that a value takes; a bit has its place in a common register."""
         return 2 if self in (Kind.U32, Kind.F32) else 1
 
+    def has(self, value: object) -> bool:
+        """Whether a bit or whole number from outside is one of this kind."""
+        if self is Kind.BIT:
+            return type(value) is bool
+        return type(value) is int and 0 <= value < 1 << 16 * self.words
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal:
@@ -36,8 +42,8 @@ def _signal(name: str, kind: Kind, text: str) -> Signal:
 INPUTS = (  # from the PLC
     _signal("Trigger", Kind.BIT, "0 to 1 while TriggerReady is 1: inspect one part. Set it to 0 after ResultsAck"),
     _signal("ResultsAck", Kind.BIT, "0 to 1: the result was read. Set it to 0 when ResultsReady is 0"),
-    _signal("Reset", Kind.BIT, "1 ends the cycle and clears errors. A part without an acknowledged result is missed"),
-    _signal("ProgramSelect", Kind.U16, "number of the program (product) to inspect; 0 leaves it as it is"),
+    _signal("Reset", Kind.BIT, "0 to 1: end the cycle, clear errors; then set it to 0. A part without ack is missed"),
+    _signal("ProgramSelect", Kind.U16, "number of the program (product) to inspect; 0: no change. Program shows it"),
     _signal("PartId", Kind.U32, "optional number of the part, taken at the trigger and returned as PartIdOut"),
 )
 OUTPUTS = (  # from the agent
@@ -55,7 +61,7 @@ OUTPUTS = (  # from the agent
     _signal("ScorePermille", Kind.U16, "anomaly score in thousandths, 0 to 1000; 65535: no score"),
     _signal("PartCounter", Kind.U32, "accepted triggers in this session"),
     _signal("ResultId", Kind.U32, "seq of the result over MQTT; 0: none"),
-    _signal("PartIdOut", Kind.U32, "PartId of the part whose result is shown"),
+    _signal("PartIdOut", Kind.U32, "PartId of the part whose result is shown; 4294967295: a dry test, of no part"),
     _signal("Missed", Kind.U32, "triggers in this session that got no result, or none that was acknowledged"),
     _signal("Score", Kind.F32, "anomaly score, 0 to 1; -1: none"),
     _signal("Threshold", Kind.F32, "a score of this or more is anomalous; -1: none"),
@@ -82,10 +88,12 @@ class ErrorCode(IntEnum):
     PROGRAM = 6, "ProgramSelect has no program, or the agent refused the product"
     RESET = 7, "missed: Reset ended the cycle before its result was acknowledged"
     HELD_TRIGGER = 8, "missed: Trigger was already 1 when the agent started"
+    DRY_TEST = 9, "dry test from the page: what is shown is of no part, and a trigger is missed"
 
 
 NO_SCORE = -1.0
 NO_PERMILLE = 65_535
+NO_PART = 0xFFFF_FFFF  # PartIdOut of a dry test
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +129,11 @@ class Outputs:
     missed: int = 0
     score: float = NO_SCORE
     threshold: float = NO_SCORE
+
+
+def named(signals: tuple[Signal, ...], values: Inputs | Outputs) -> dict[str, bool | int | float]:
+    """The values by the names that the printed map has."""
+    return {signal.name: getattr(values, signal.field) for signal in signals}
 
 
 assert [signal.field for signal in INPUTS] == [field.name for field in fields(Inputs)]

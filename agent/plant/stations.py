@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from zsad_agent.capture import CAMERA, INFERENCE
 from zsad_agent.inspection import Station
 from zsad_agent.messages import Result
-from zsad_agent.plant.handshake import Handshake
+from zsad_agent.plant.handshake import Handshake, Wiring
+from zsad_agent.plant.signals import INPUTS, OUTPUTS, named
 from zsad_agent.system import Service, in_thread
 from zsad_core.errors import ZsadError
+from zsad_core.types import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,12 @@ class Commands(Protocol):
     """Carries out commands as those over MQTT, for example `Controller`."""
 
     def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]: ...
+
+
+def can_inspect(station: Station) -> bool:
+    """Whether a part in front of the camera would get a picture and a model."""
+    lost = station.status.fault_of(CAMERA) or station.status.fault_of(INFERENCE)
+    return not lost and not station.capture.paused
 
 
 class PlantStations(Service):
@@ -45,7 +53,7 @@ class PlantStations(Service):
         """Starts nothing.
 
         Args:
-            stations: those of a camera with `trigger: mqtt`, in the order of their registers.
+            stations: those of a camera that is triggered, in the order of their registers.
             commands: gives what carries out commands; called after the start.
             programs: products; the first is program 1.
             result_timeout_s: longest time from a trigger to its result.
@@ -78,6 +86,22 @@ class PlantStations(Service):
         """Seconds since a PLC asked for something; infinite before the first time."""
         return min((machine.silent_s for machine in self._machines.values()), default=math.inf)
 
+    def wiring(self) -> list[dict[str, Any]]:
+        """`Wiring` of each camera as JSON, with the names of the printed map."""
+        return [_as_json(camera, machine.wiring) for camera, machine in self._machines.items()]
+
+    def start_dry_test(self, camera: str, verdict: Verdict) -> None:
+        """As `Handshake.start_dry_test`.
+
+        Raises:
+            ConflictError: not now.
+        """
+        self._machines[camera].start_dry_test(verdict)
+        logger.warning("%s: dry test: %s is shown to the PLC", camera, verdict)
+
+    def end_dry_test(self, camera: str) -> None:
+        self._machines[camera].end_dry_test()
+
     def accept(self, result: Result, heatmap: bytes | None) -> None:
         """Gives a stored result to the handshake of its camera."""
         machine = self._machines.get(result.camera)
@@ -91,9 +115,8 @@ class PlantStations(Service):
     def _run(self) -> None:
         while not self._stop.wait(TICK_S):
             for name, station in self._stations.items():
-                machine, status = self._machines[name], station.status
-                lost = status.fault_of(CAMERA) or status.fault_of(INFERENCE)
-                machine.tick(available=not lost and not station.capture.paused, program=self._program(station))
+                machine = self._machines[name]
+                machine.tick(available=can_inspect(station), program=self._program(station))
                 wanted = machine.program_to_set
                 if wanted and name not in self._selecting:
                     self._selecting.add(name)
@@ -118,3 +141,15 @@ class PlantStations(Service):
         finally:
             self._machines[name].program_set(number, refused=refused)
             self._selecting.discard(name)
+
+
+def _as_json(camera: str, wiring: Wiring) -> dict[str, Any]:
+    return {
+        "camera": camera,
+        "state": wiring.state,
+        "from_plc": {door: named(INPUTS, inputs) for door, inputs in wiring.inputs.items()},
+        "to_plc": named(OUTPUTS, wiring.outputs),
+        "silent_s": wiring.silent_s,
+        "seen_s": wiring.seen_s,
+        "dry_test_left_s": wiring.dry_test_left_s,
+    }

@@ -1,4 +1,7 @@
-"""Finds cameras, and tries a camera, source or broker before it is in the config. May import `sources` and `mqtt`."""
+"""Finds cameras, says who uses GPIO lines, and tries a camera, source or broker before it is in the config.
+
+May import `sources` and `mqtt`.
+"""
 
 import lazy_loader
 

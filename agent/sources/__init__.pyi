@@ -1,3 +1,5 @@
+from .camera import DirectSource as DirectSource
+from .camera import HttpSource as HttpSource
 from .camera import StreamSource as StreamSource
 from .camera_process import GrabberSource as GrabberSource
 from .camera_worker import limit_memory as limit_memory

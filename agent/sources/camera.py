@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -13,10 +14,18 @@ from typing import Self
 
 import cv2
 
-from zsad_agent.cameras import DirectCamera, status_text
+from zsad_agent.cameras import (
+    DirectCamera,
+    MotionJpegCamera,
+    NotReadError,
+    SnapshotCamera,
+    connection_fault,
+    open_url,
+    status_text,
+)
 from zsad_agent.config import STREAM_SCHEMES, parse_address
 from zsad_agent.sources.opencv import OpenCvSource, ask_for_encoded
-from zsad_agent.sources.source import Picture
+from zsad_agent.sources.source import Picture, Source
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.redaction import redacted
 
@@ -25,7 +34,7 @@ MOST_CONNECT_S = 5.0
 _PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 Y16 = cv2.VideoWriter.fourcc(*"Y16 ")
 V4L2_EXPOSURE_MANUAL, V4L2_EXPOSURE_UNIT_US = 1, 100  # linux/v4l2-controls.h
-DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost
+DAMAGED_IN_A_ROW = 25  # after so many damaged frames the camera is lost, a direct one only after `stale_after_s` too
 
 
 class DirectSource:
@@ -33,15 +42,18 @@ class DirectSource:
 
     lossless, endless = False, True
 
-    def __init__(self, camera: DirectCamera) -> None:
-        """Opens nothing yet."""
+    def __init__(self, camera: DirectCamera, *, stale_after_s: float) -> None:
+        """Opens nothing yet. `stale_after_s`: shortest time with damaged frames alone until the camera is lost."""
         self.description = camera.description
         self._camera = camera
+        self._stale_after_s = stale_after_s
         self._damaged = 0  # frames in a row
+        self._good_s = 0.0  # when the last good frame came, monotonic
 
     def __enter__(self) -> Self:
         self._damaged = 0
         self._camera.open()
+        self._good_s = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,15 +70,21 @@ class DirectSource:
             frame = self._camera.next_frame()
         except ImageError as error:
             self._damaged += 1
-            if self._damaged < DAMAGED_IN_A_ROW:
+            if self._damaged < DAMAGED_IN_A_ROW or time.monotonic() - self._good_s < self._stale_after_s:
                 raise
-            raise _all_damaged(error) from error
-        self._damaged = 0
-        return Picture(image=frame.image, captured_monotonic_s=frame.at_s, skipped=frame.skipped)
+            raise _all_damaged(error, self._damaged) from error
+        self._damaged, self._good_s = 0, time.monotonic()
+        return Picture(
+            image=frame.image,
+            captured_monotonic_s=frame.at_s,
+            skipped=frame.skipped,
+            damaged=frame.damaged,
+            damage=frame.damage,
+        )
 
 
-def _all_damaged(error: ImageError) -> SourceError:
-    return SourceError(f"{error}, like the {DAMAGED_IN_A_ROW - 1} frames before it")
+def _all_damaged(error: ImageError, count: int) -> SourceError:
+    return SourceError(f"{error}, like the {count - 1} frames before it")
 
 
 class _LiveSource(OpenCvSource):
@@ -99,7 +117,7 @@ class _LiveSource(OpenCvSource):
             except ImageError as error:
                 if self._damaged < DAMAGED_IN_A_ROW:
                     raise
-                raise _all_damaged(error) from error
+                raise _all_damaged(error, self._damaged) from error
             self._damaged = 0
             return Picture(image=image)
         raise SourceError(f"{self.description}: gives no more frames")
@@ -238,6 +256,59 @@ class StreamSource(_LiveSource):
         return picture
 
 
+class HttpSource:
+    """An HTTP address, read as the server's Content-Type tells: motion JPEG, single pictures, or with FFmpeg."""
+
+    lossless, endless = False, True
+
+    def __init__(self, url: str, *, every_s: float, timeout_s: float) -> None:
+        """Opens nothing yet.
+
+        Args:
+            url: may contain credentials; they never appear in a message.
+            every_s: time from one request to the next, of an address that gives single pictures.
+            timeout_s: longest wait for the connection, and for one frame.
+        """
+        self.description = f"stream {redacted(url)}"
+        self._url = url
+        self._every_s = every_s
+        self._timeout_s = timeout_s
+        self._opened: Source | None = None
+
+    def __enter__(self) -> Self:
+        source = self._choose()
+        source.__enter__()
+        self._opened = source
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        source, self._opened = self._opened, None
+        if source is not None:
+            source.__exit__(None, None, None)
+
+    def read(self) -> Picture | None:
+        """As of the source that was chosen."""
+        if self._opened is None:
+            raise ValueError(f"{self.description}: read while it is not open")
+        return self._opened.read()
+
+    def _choose(self) -> Source:
+        camera: DirectCamera
+        try:
+            answer = open_url(self._url, self.description, self._timeout_s)
+        except NotReadError:
+            return StreamSource(self._url, timeout_s=self._timeout_s)
+        kind = answer.headers.get_content_maintype()
+        if kind == "multipart":
+            camera = MotionJpegCamera(answer, self.description, self._timeout_s)
+            return DirectSource(camera, stale_after_s=self._timeout_s)
+        answer.close()
+        if kind == "image":
+            camera = SnapshotCamera(self._url, every_s=self._every_s, timeout_s=self._timeout_s)
+            return DirectSource(camera, stale_after_s=self._timeout_s)
+        return StreamSource(self._url, timeout_s=self._timeout_s)
+
+
 def _why_not_opened(url: str, ffmpeg_log: str, timeout_s: float) -> str:
     """The reason in words: from what FFmpeg logged, or else from a connection that is made for it."""
     found = re.search(r"(?:HTTP error|failed:) ([45][0-9][0-9])\b", ffmpeg_log)
@@ -247,14 +318,8 @@ def _why_not_opened(url: str, ffmpeg_log: str, timeout_s: float) -> str:
     port = address.port or _PORTS[address.scheme]
     try:
         socket.create_connection((address.host, port), timeout_s).close()
-    except socket.gaierror:
-        return f"no address is known for the host {address.host!r}: check its spelling and the name server"
-    except ConnectionRefusedError:
-        return f"refused: nothing listens on port {port} of {address.host}"
-    except TimeoutError:
-        return f"no answer from {address.host}, port {port}, for {timeout_s:g} s"
     except OSError as error:
-        return f"no route to {address.host}: {error.strerror or error}"
+        return connection_fault(error, address.host, port, timeout_s)
     return "the server can be reached, but gave no video that can be read"
 
 

@@ -163,12 +163,13 @@ class GrabberSource:
         self._process: CameraProcess | None = None
         self._undead: CameraProcess | None = None  # killed, but held by a driver
         self._skipped = 0  # frames since the opening that a newer one replaced before they were read
+        self._damaged = 0  # frames since the opening that are reported as damaged
 
     def __enter__(self) -> Self:
         if self._undead is not None and not self._undead.gone_within(0):
             raise SourceError(f"{self.description}: {self._undead.hold}")
         self._undead = None
-        self._skipped = 0
+        self._skipped = self._damaged = 0
         try:
             self._process = CameraProcess(self._source, self._stale_after_s)
         except OSError as error:
@@ -199,12 +200,20 @@ class GrabberSource:
             process.ask()
             answer = self._receive(process, deadline_s, f"no frame for {self._stale_after_s:g} s")
             if "bad_picture" in answer:
+                self._damaged += 1
                 raise ImageError(answer["bad_picture"])
             if time.monotonic() - answer["at_s"] <= self._stale_after_s:  # else the frame is too old
                 break
         image = process.frame(answer["shape"])
-        before, self._skipped = self._skipped, answer["skipped"]
-        return Picture(image=image, captured_monotonic_s=answer["at_s"], skipped=self._skipped - before)
+        skipped, damaged = answer["skipped"] - self._skipped, answer["damaged"] - self._damaged
+        self._skipped, self._damaged = answer["skipped"], answer["damaged"]
+        return Picture(
+            image=image,
+            captured_monotonic_s=answer["at_s"],
+            skipped=skipped,
+            damaged=damaged,
+            damage=answer["damage"] if damaged else None,
+        )
 
     def _receive(self, process: CameraProcess, deadline_s: float, too_late: str) -> dict[str, Any]:
         """As `CameraProcess.receive`; kills the process if it does not answer in time, or at a stop."""

@@ -92,12 +92,15 @@ def _serve(source: Source, connection: socket.socket, memory_fd: int) -> None:
         with source:
             _send(connection, opened=True)
             answerer.start()
-            replaced = 0  # frames that the source itself left out
+            skipped = damaged = 0  # frames since the opening that the source itself left out, and damaged ones
+            damage: str | None = None
             while not stop.is_set():
                 item = _next_item(source)
                 if isinstance(item, Picture):
-                    replaced += item.skipped
-                    item = replace(item, skipped=replaced)
+                    skipped, damaged, damage = skipped + item.skipped, damaged + item.damaged, item.damage or damage
+                    item = replace(item, skipped=skipped, damaged=damaged, damage=damage)
+                else:
+                    damaged, damage = damaged + 1, str(item)[:TEXT_LENGTH]
                 slot.put(item)
     except SourceError as error:
         failure = str(error)[:TEXT_LENGTH]
@@ -138,6 +141,8 @@ def _answer(slot: LatestQueue[_Item], connection: socket.socket, memory_fd: int,
                     shape=item.image.shape,
                     at_s=item.captured_monotonic_s,
                     skipped=slot.dropped + item.skipped,
+                    damaged=item.damaged,
+                    damage=item.damage,
                 )
             elif isinstance(item, ImageError):
                 _send(connection, bad_picture=str(item)[:TEXT_LENGTH])

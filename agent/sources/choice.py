@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zsad_agent.cameras import GenicamCamera, GenicamSettings, SnapshotCamera
 from zsad_agent.config import SourceConfig, is_url
-from zsad_agent.sources.camera import DirectSource, StreamSource, V4l2Source
+from zsad_agent.sources.camera import DirectSource, HttpSource, StreamSource, V4l2Source
 from zsad_agent.sources.camera_process import GrabberSource
 from zsad_agent.sources.files import PicturesSource, VideoFileSource
 from zsad_agent.sources.source import Source
@@ -49,7 +49,7 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False, stop: thr
         return GrabberSource(camera, stale_after_s=config.stale_after_s, stop=stop)
     if config.aravis is not None:
         return GrabberSource(
-            DirectSource(_genicam(config, config.aravis)),
+            DirectSource(_genicam(config, config.aravis), stale_after_s=config.stale_after_s),
             stale_after_s=config.stale_after_s,
             stop=stop,
             may_be_silent=config.has_hardware_trigger,
@@ -62,10 +62,15 @@ def make_source(config: SourceConfig, *, may_come_later: bool = False, stop: thr
     if is_url(config.source):
         if config.trigger == "folder":
             raise ConfigError(f"source {redacted(config.source)!r}: trigger: folder needs the path of a folder")
-        stream: Source = StreamSource(config.source, timeout_s=config.stale_after_s)
+        stale_after_s, every_s = config.stale_after_s, 1.0 / (config.fps or SNAPSHOTS_PER_S)
+        stream: Source
         if config.snapshot:
-            every_s = 1.0 / (config.fps or SNAPSHOTS_PER_S)
-            stream = DirectSource(SnapshotCamera(config.source, every_s=every_s, timeout_s=config.stale_after_s))
+            snapshots = SnapshotCamera(config.source, every_s=every_s, timeout_s=stale_after_s)
+            stream = DirectSource(snapshots, stale_after_s=stale_after_s)
+        elif config.source.startswith("http"):
+            stream = HttpSource(config.source, every_s=every_s, timeout_s=stale_after_s)
+        else:
+            stream = StreamSource(config.source, timeout_s=stale_after_s)
         return GrabberSource(stream, stale_after_s=config.stale_after_s, stop=stop)
     try:
         if config.trigger != "folder":

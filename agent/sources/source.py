@@ -23,6 +23,8 @@ class Picture:
     image: np.ndarray  # uint8 BGR [H, W, 3]
     captured_monotonic_s: float = field(default_factory=time.monotonic)  # the same clock in all processes
     skipped: int = 0  # pictures of a live source that newer ones replaced since the previous `read`
+    damaged: int = 0  # those of `skipped` that were damaged
+    damage: str | None = None  # reason of the last of these
     source_name: str | None = None  # file name of a picture from a file or folder
     receipt: Receipt | None = None  # call it in the thread that reads the source, once the result is safe
 

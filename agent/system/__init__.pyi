@@ -8,6 +8,7 @@ from .crash_reports import CrashReports as CrashReports
 from .logs import configure_logging as configure_logging
 from .process import EnergyMeter as EnergyMeter
 from .process import give_back_memory as give_back_memory
+from .process import guarded as guarded
 from .process import keep_memory_small as keep_memory_small
 from .process import note_hangups as note_hangups
 from .process import prepare_environment as prepare_environment
@@ -20,10 +21,12 @@ from .queues import LatestQueue as LatestQueue
 from .queues import QueueClosed as QueueClosed
 from .queues import RoundRobin as RoundRobin
 from .service import Backoff as Backoff
+from .service import RestartingService as RestartingService
 from .service import Service as Service
 from .service import ServiceGroup as ServiceGroup
 from .service import ThreadService as ThreadService
 from .service import in_thread as in_thread
+from .service import keep_alive as keep_alive
 from .service import lower_priority as lower_priority
 from .sqlite import DAMAGE_CODES as DAMAGE_CODES
 from .sqlite import open_sqlite as open_sqlite

@@ -1,15 +1,24 @@
-"""The process: the environment of OpenCV and pydantic, memory, age, and the energy of the machine. Imports neither."""
+"""The process: the environment of OpenCV and pydantic, memory, age, exit code, and the energy of the machine.
+
+Imports neither OpenCV nor pydantic.
+"""
 
 import atexit
 import ctypes
 import gc
+import io
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from zsad_core.errors import ConfigError, ProductError, ZsadError
+
+FAILED, USAGE = 1, 2  # exit codes
 
 
 def note_hangups() -> Callable[[], bool]:
@@ -125,3 +134,27 @@ class EnergyMeter:
             return [int((zone / "energy_uj").read_text()) for zone in self._zones] or None
         except (OSError, ValueError):  # on many systems only root can read it
             return None
+
+
+def guarded(program: str, command: Callable[[], int]) -> int:
+    """The exit code of a command. Errors that a user can cause become one line per fault on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name may have characters that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    prepare_environment()
+    try:
+        return command()
+    except SystemExit as exit_request:  # argparse, after --help or a usage error
+        return exit_request.code if isinstance(exit_request.code, int) else USAGE
+    except BrokenPipeError:  # the reader of stdout has ended: `zsad-agent score … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (ZsadError, OSError) as error:
+        return _report(program, error, USAGE if isinstance(error, ConfigError | ProductError) else FAILED)
+    except KeyboardInterrupt:
+        return _report(program, "interrupted", FAILED)
+
+
+def _report(program: str, error: object, code: int) -> int:
+    for line in str(error).splitlines():
+        print(f"{program}: {line}", file=sys.stderr)
+    return code

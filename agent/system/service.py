@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import random
+import socket
 import threading
 import time
 from abc import abstractmethod
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
 
 NICE = 10  # the inspection goes first
+RETRY_S, RETRY_MOST_S = 1.0, 30.0  # pauses of a `RestartingService`
 
 
 class Service(Protocol):
@@ -80,6 +82,50 @@ class ThreadService(Service):
         """The body of the thread."""
 
 
+class RestartingService(ThreadService):
+    """A service whose work is started again when it fails, with growing pauses.
+
+    The failure is the `fault` until the work succeeds again. It does not end inspection.
+    """
+
+    def __init__(self, thread_name: str, *, place: str) -> None:
+        """Starts nothing. `place`: what it serves or uses, for example a port, in messages."""
+        super().__init__(thread_name)
+        self._place = place
+        self._fault: str | None = None
+
+    @property
+    def fault(self) -> str | None:
+        return self._fault
+
+    @abstractmethod
+    def _work(self) -> None:
+        """Works until the stop, and calls `_works` when it serves. An error or an earlier return is a failure."""
+
+    def _works(self) -> None:
+        """The fault is over."""
+        logger.log(logging.INFO if self._fault is None else logging.WARNING, "%s at %s", self.name, self._place)
+        self._fault = None
+
+    def _run(self) -> None:
+        backoff = Backoff(RETRY_S, RETRY_MOST_S)
+        while not self._stop.is_set():
+            begun_s, why = time.monotonic(), "it has ended"
+            try:
+                self._work()
+            except Exception as error:
+                why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+            if self._stop.is_set():
+                return
+            fault = f"{self.name}: {self._place}: {why}. It is tried again"
+            if fault != self._fault:
+                logger.error("%s", fault)
+            self._fault = fault
+            if time.monotonic() - begun_s > RETRY_MOST_S:
+                backoff.reset()
+            self._stop.wait(backoff.next_s())
+
+
 S = TypeVar("S", bound=Service)
 
 
@@ -140,6 +186,14 @@ def in_thread(name: str, call: Callable[[], ResultT]) -> Future[ResultT]:
 
     threading.Thread(target=body, name=name, daemon=True).start()
     return future
+
+
+def keep_alive(listener: socket.socket) -> None:
+    """Ends a connection within 30 s whose other end has vanished without a word: no power, a cut cable."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    unanswered_ms = (socket.TCP_USER_TIMEOUT, 25_000)  # for an answer on its way; the others are for a silent client
+    for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3), unanswered_ms):
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def lower_priority(nice: int = NICE) -> None:

@@ -185,12 +185,20 @@ class ProfileStore:
             ProfileError: there is no earlier one, or it cannot be chosen.
         """
         with self._changing():
-            numbers, now = self._numbers(product), None
-            if not numbers:
+            if not self._numbers(product):
                 raise self.nothing(product)
-            with contextlib.suppress(ProfileError):  # `current` is damaged: the newest usable profile
-                now = self._number(product)
-            return self._choose_first(product, [number for number in numbers if now is None or number < now])
+            return self._choose_first(product, self._earlier(product))
+
+    def has_earlier(self, product: str) -> bool:
+        """Whether `roll_back` finds a profile, which may be damaged."""
+        return bool(self._earlier(product))
+
+    def _earlier(self, product: str) -> list[int]:
+        """The numbers below the one in use; all if `current` is damaged."""
+        numbers, now = self._numbers(product), None
+        with contextlib.suppress(ProfileError):
+            now = self._number(product)
+        return [number for number in numbers if now is None or number < now]
 
     def remove(self, product: str) -> None:
         """Removes everything that was taught about the product.

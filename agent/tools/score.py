@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zsad_agent import inspection
 from zsad_agent.system import configure_logging, one_line, printable
@@ -52,14 +52,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="a picture, or a folder with its subfolders"
     )
-    add_model_flags(parser)
-    add_profile_flags(parser)
-    add_threshold_flag(parser)
-    add_picture_flags(parser)
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML config whose bundle, profiles and camera apply; default: none"
-    )
-    parser.add_argument("--name", metavar="NAME", help="the camera of the config whose region, mask and limits apply")
+    add_scorer_flags(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object per line, latency_ms in milliseconds")
     parser.add_argument(
         "--maps",
@@ -71,31 +64,62 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     configure_logging("WARNING")
 
-    from zsad_agent.model import open_bundle
-    from zsad_agent.teaching import make_predictor
-
-    config = _config_of(args)
-    camera = camera_of(config, args.name, args.product)
-    view = inspection.View(camera.region_xywh, camera.ignore_mask) if args.config is not None else None
-    product = args.product or camera.product or config.inference.product
-    bundle = open_bundle(config.inference)
+    scorer = open_scorer(args)
     pictures = find_pictures(args.paths)
-    inference = config.inference.model_copy(update={"product": product})
-    predictor = make_predictor(bundle, inference, profile_store(config), read_only=True)
-    with contextlib.suppress(ProfileError):  # every picture then fails with this reason
-        predictor.prepare(product)
-    scorer = Scorer(
-        predictor=predictor,
-        product=product,
-        threshold=(camera.decision or config.decision).threshold,
-        bundle=bundle.without_model(),
-        camera=camera,
-        view=view,
-    )
     scores = (
         score_picture(path, args, scorer, map_file=args.maps and args.maps / map_path) for path, map_path in pictures
     )
     return print_scores(scores, as_json=args.json, with_map=args.maps is not None)
+
+
+def add_scorer_flags(parser: argparse.ArgumentParser) -> None:
+    """What `open_scorer` and `judge_picture` read."""
+    add_model_flags(parser)
+    add_profile_flags(parser)
+    add_threshold_flag(parser)
+    add_picture_flags(parser)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML config whose bundle, profiles and camera apply; default: none"
+    )
+    parser.add_argument("--name", metavar="NAME", help="the camera of the config whose region, mask and limits apply")
+
+
+def open_scorer(args: argparse.Namespace, **inference: Any) -> Scorer:
+    """Compiles the model. `args`: of the flags of `score`; `inference`: keys of that section that replace the config's.
+
+    Raises:
+        ZsadError: as of the config, the bundle and the model.
+    """
+    from zsad_agent.model import open_bundle
+    from zsad_agent.teaching import make_predictor
+
+    config, camera = settings_of(args)
+    product = args.product or camera.product or config.inference.product
+    bundle = open_bundle(config.inference)
+    changed = config.inference.model_copy(update={"product": product, **inference})
+    predictor = make_predictor(bundle, changed, profile_store(config), read_only=True)
+    with contextlib.suppress(ProfileError):  # every picture then fails with this reason
+        predictor.prepare(product)
+    decision = camera.decision or config.decision
+    return Scorer(
+        predictor=predictor,
+        product=product,
+        threshold=decision.threshold,
+        region_level=decision.region_level,
+        bundle=bundle.without_model(),
+        camera=camera,
+        view=inspection.View(camera.region_xywh, camera.ignore_mask) if args.config is not None else None,
+    )
+
+
+def settings_of(args: argparse.Namespace) -> tuple[AgentConfig, CameraConfig]:
+    """The config, and the camera whose settings apply.
+
+    Raises:
+        ConfigError: one line per fault.
+    """
+    config = _config_of(args)
+    return config, camera_of(config, args.name, args.product)
 
 
 def _config_of(args: argparse.Namespace) -> AgentConfig:
@@ -150,6 +174,7 @@ class Scorer:
     predictor: Predictor
     product: str
     threshold: float | None  # None: the taught one, else the bundle's
+    region_level: float | None  # as of `zsad_agent.inspection.View.regions`
     bundle: Bundle
     camera: CameraConfig
     view: View | None  # of the camera; None: what was masked in teach-in is ignored
@@ -163,6 +188,18 @@ class Scorer:
         if prediction is not None and prediction.threshold is not None:
             return prediction.threshold
         return TAUGHT_THRESHOLD if self.predictor.is_taught(self.product) else self.bundle.manifest.threshold.value
+
+    def unknown(self, path: Path, reason: str) -> Score:
+        """The result for a picture without a score."""
+        from zsad_core.types import Verdict
+
+        return Score(
+            path=str(path),
+            threshold=self.threshold_of(None),
+            verdict=Verdict.UNKNOWN,
+            reason=one_line(reason, MAX_REASON),
+            provisional=not self.predictor.is_taught(self.product),
+        )
 
     def predict(self, frame_bgr: np.ndarray) -> Prediction:
         """As the agent inspects a frame of the camera, uint8 [H, W, 3].
@@ -218,16 +255,33 @@ def find_pictures(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
     return pictures
 
 
+class Judged(NamedTuple):
+    """A score, and what it follows from; without a score both are None."""
+
+    score: Score
+    prediction: Prediction | None
+    frame_wh: tuple[int, int] | None
+
+
 def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_file: Path | None) -> Score:
-    """The score of one picture; without one the verdict is `unknown`, with the reason. `args`: as of `read_part`.
+    """As `judge_picture`; writes the anomaly map.
 
     Raises:
         OSError: the map cannot be written.
     """
     import numpy as np
 
+    score, prediction, _ = judge_picture(path, args, scorer)
+    if map_file is None or prediction is None:
+        return score
+    map_file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(map_file, prediction.anomaly_map.astype(np.float32))
+    return replace(score, map=str(map_file))
+
+
+def judge_picture(path: Path, args: argparse.Namespace, scorer: Scorer) -> Judged:
+    """The score of one picture; without one the verdict is `unknown`, with the reason. `args`: as of `read_part`."""
     from zsad_core.judging import instant_verdict
-    from zsad_core.types import Verdict
 
     try:
         image = read_part(path, args, scorer.camera)
@@ -235,18 +289,9 @@ def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_f
         prediction = scorer.predict(image)
         latency_ms = round((time.perf_counter() - started_s) * 1000, 3)
     except (ImageError, DeviceError, ProfileError) as error:
-        return Score(
-            path=str(path),
-            threshold=scorer.threshold_of(None),
-            verdict=Verdict.UNKNOWN,
-            reason=one_line(str(error), MAX_REASON),
-            provisional=not scorer.predictor.is_taught(scorer.product),
-        )
-    if map_file is not None:
-        map_file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(map_file, prediction.anomaly_map.astype(np.float32))
+        return Judged(scorer.unknown(path, str(error)), None, None)
     threshold = scorer.threshold_of(prediction)
-    return Score(
+    score = Score(
         path=str(path),
         threshold=threshold,
         verdict=instant_verdict(prediction.anomaly_score, threshold),
@@ -254,8 +299,8 @@ def score_picture(path: Path, args: argparse.Namespace, scorer: Scorer, *, map_f
         latency_ms=latency_ms,
         provisional=prediction.profile is None,
         profile=None if prediction.profile is None else asdict(prediction.profile),
-        map=None if map_file is None else str(map_file),
     )
+    return Judged(score, prediction, (image.shape[1], image.shape[0]))
 
 
 def _as_taught(prediction: Prediction) -> Prediction:

@@ -10,11 +10,11 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field, SecretStr, ValidationError
 
-from zsad_agent.config import EMBEDDED_BROKER, CameraConfig, MqttConfig, SourceConfig, Threshold
+from zsad_agent.config import EMBEDDED_BROKER, CameraConfig, MqttConfig, SourceConfig, Threshold, TriggerMode
 from zsad_agent.inspection import Station
 from zsad_agent.messages import VerdictCounts
 from zsad_agent.monitoring import HealthState, health_state
-from zsad_agent.probing import list_devices, probe_broker, probe_source
+from zsad_agent.probing import list_devices, list_genicam, probe_broker, probe_source
 from zsad_agent.teaching import ProfileStore
 from zsad_agent.web.hub import as_jpeg
 from zsad_agent.web.live import JPEG, MAX_TEXT, Camera, Text, station_of
@@ -43,7 +43,7 @@ class CameraBody(BaseModel):
     paused: bool
     up: bool
     reason: str | None = Field(description="Why it is not up.")
-    trigger: Literal["free", "mqtt", "folder"]
+    trigger: TriggerMode
     region_xywh: tuple[int, int, int, int] | None
     ignore_mask: bool
     frame_wh: tuple[int, int] | None = Field(description="Null: no picture yet.")
@@ -108,6 +108,7 @@ class ProductBody(BaseModel):
 
 
 class DeviceBody(BaseModel):
+    key: Literal["camera", "aravis"] = Field(description="In the settings of a camera; its value is `id`.")
     id: str
     path: str
     by_id: str | None
@@ -118,6 +119,7 @@ class DeviceBody(BaseModel):
 class SourceProbe(Body):
     camera: Text | None = None
     source: Text | None = None
+    aravis: Text | None = None
 
 
 class BrokerProbe(Body):
@@ -310,20 +312,21 @@ def read_devices(parts: Parts, visitor: ForAdmin) -> list[DeviceBody]:
     """Lists the cameras that are connected to this device."""
     return [
         DeviceBody(
+            key=device.key,
             id=device.id,
             path=device.path,
             by_id=device.by_id,
             name=device.name,
             used_by=next((camera.name for camera in parts.config.every_camera if _path(camera) == device.path), None),
         )
-        for device in list_devices()
+        for device in (*list_devices(), *list_genicam())
     ]
 
 
 def _path(config: SourceConfig) -> str | None:
-    """The device file of a camera."""
+    """The device file of a camera, or the id of a GenICam camera."""
     if config.camera is None:
-        return None
+        return config.aravis
     return os.path.realpath(f"/dev/video{int(config.camera)}" if config.camera.isdigit() else config.camera)
 
 
@@ -333,15 +336,16 @@ def try_source(body: SourceProbe, parts: Parts, visitor: ForAdmin) -> Response:
 
     An admin may name any address that this device can reach, as in the config. Only pictures and videos come back.
     """
-    if (body.camera is None) == (body.source is None):
-        raise HTTPException(422, "name either camera or source")
+    named = {key: value for key, value in body if value is not None}
+    if len(named) != 1:
+        raise HTTPException(422, "name either camera, source or aravis")
     try:
-        wanted = SourceConfig(camera=body.camera, source=body.source)
+        wanted = SourceConfig(**named)
     except ValidationError as error:
         raise _refused(error) from error
-    visitor.note("source tried", after=redacted(body.camera or body.source or ""))
+    visitor.note("source tried", after=redacted(*named.values()))
     for station, config in zip(parts.stations, parts.config.every_camera, strict=True):
-        is_same = _path(wanted) == _path(config) if wanted.camera else wanted.source == config.source
+        is_same = wanted.source == config.source if wanted.source else _path(wanted) == _path(config)
         if is_same and (newest := station.capture.newest_images(1)):  # a camera can be opened once
             return Response(as_jpeg(newest[-1], PROBE_WIDTH), media_type="image/jpeg")
     return Response(probe_source(wanted), media_type="image/jpeg")

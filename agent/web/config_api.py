@@ -20,7 +20,7 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from zsad_agent.config import load_settings
+from zsad_agent.config import TriggerMode, load_settings
 from zsad_agent.inspection import Station
 from zsad_agent.system import in_thread, write_whole
 from zsad_agent.web.live import Camera, Text, station_of
@@ -29,6 +29,7 @@ from zsad_core.errors import ConfigError, ImageError
 from zsad_core.picture import decode_image
 from zsad_core.redaction import redacted
 
+ORIGINS = ("camera", "source", "aravis")  # a camera has one of them
 MAX_YAML = 60_000  # characters
 MAX_MASK = 990_000  # characters of base64
 MASKS = "masks"  # folder in the state folder
@@ -76,10 +77,11 @@ class CameraSettings(Body):
     ignore_mask_png: (
         Annotated[str, Field(max_length=MAX_MASK, description="PNG of the frame's size, base64.")] | None
     ) = None
-    trigger: Literal["free", "mqtt", "folder"] | None = None
+    trigger: TriggerMode | None = None
     product: Text | None = None
     camera: Text | None = None
     source: Text | None = None
+    aravis: Text | None = None
     name: Text | None = None
     fps: Annotated[float, Field(gt=0, le=1000)] | None = None
     loop: bool | None = None
@@ -130,14 +132,13 @@ def change_settings(
     """Changes settings of a camera in the config file, and asks the agent to start again with it."""
     station = station_of(parts, camera)
     path = _path_to_write(parts)
-    if body.camera is not None and body.source is not None:
-        raise HTTPException(422, "camera and source are both set: keep one of them")
+    origins = [key for key in ORIGINS if getattr(body, key) is not None]
+    if len(origins) > 1:
+        raise HTTPException(422, f"{' and '.join(origins)} are both set: keep one of them")
     if not body.model_fields_set:
         raise HTTPException(422, "nothing to change: name a setting")
     changes = {key: getattr(body, key) for key in body.model_fields_set if key != "ignore_mask_png"}
-    for key, other in (("camera", "source"), ("source", "camera")):
-        if changes.get(key) is not None:
-            changes[other] = None
+    changes |= {key: None for key in ORIGINS if origins and key not in origins}
     if body.region_xywh is not None:
         _check_region(station, body.region_xywh)
     mask: tuple[Path, bytes] | None = None

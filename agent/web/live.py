@@ -1,14 +1,14 @@
-"""The newest pictures, the event stream, and the inspection of one part."""
+"""The newest pictures, the event stream, the inspection of one part, and the signals of the PLC."""
 
 import asyncio
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
@@ -17,7 +17,8 @@ from zsad_agent.messages import Result
 from zsad_agent.serving import is_on_loopback
 from zsad_agent.web.access import COOKIE
 from zsad_agent.web.hub import MAX_STREAMS, EventHub, Stream, as_jpeg
-from zsad_agent.web.ports import Body, ForOperator, Parts, WebParts
+from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, Plc, WebParts
+from zsad_core.types import Verdict
 
 MAX_WAIT_S = 30.0
 MAX_INSPECTIONS = 8  # requests that wait for their part at the same time; each takes a thread
@@ -37,6 +38,34 @@ class Inspection(Body):
 
     trigger_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)] = 5.0
+
+
+class PlcDoor(BaseModel):
+    name: str = Field(description="modbus or opcua.")
+    listen: str = Field(description="As in the config.")
+    fault: str | None = Field(description="Why it does not listen.")
+    silent_s: float | None = Field(description="Seconds since a client asked for something; null: none has.")
+
+
+class PlcCamera(BaseModel):
+    """The handshake of one camera. Signals have the names of `zsad-agent plant map`."""
+
+    camera: str
+    state: Literal["start", "ready", "busy", "results", "release", "dry_test"]
+    from_plc: dict[str, dict[str, bool | int]] = Field(description="By the place where the PLC has set them.")
+    to_plc: dict[str, bool | int | float]
+    silent_s: dict[str, float] = Field(description="Seconds since a client asked for something, by door.")
+    seen_s: dict[str, float] = Field(description="Seconds since Trigger, ResultsAck or Reset became 1; missing: never.")
+    dry_test_left_s: float | None = Field(description="Seconds until the dry test ends by itself; null: there is none.")
+
+
+class PlcBody(BaseModel):
+    doors: list[PlcDoor] = Field(description="Empty: the handshake is off.")
+    cameras: list[PlcCamera] = Field(description="Those with `trigger: mqtt`.")
+
+
+class DryTestBody(Body):
+    verdict: Annotated[Verdict, Field(strict=False)]
 
 
 def station_of(parts: WebParts, camera: str) -> Station:
@@ -132,13 +161,13 @@ def read_frame(camera: Camera, parts: Parts, visitor: ForOperator, width: Width 
 async def inspect(camera: Camera, body: Inspection, parts: Parts, visitor: ForOperator) -> Response:
     """Inspects one part now, and answers with its result.
 
-    A camera with `trigger: mqtt` is triggered. One that runs free gives the result of the next picture.
+    A camera with `trigger: mqtt` or `plc` is triggered. One that runs free gives the result of the next picture.
     """
     visitor.noted = True  # it changes nothing, and a machine may ask for every part
     station = station_of(parts, camera)
     if body.trigger_id is not None and not station.capture.triggered:
         raise HTTPException(
-            422, f"{camera} takes pictures without triggers: leave out trigger_id, or set trigger: mqtt"
+            422, f"{camera} takes pictures without triggers: leave out trigger_id, or set trigger: mqtt or plc"
         )
     if not _waiting.acquire(blocking=False):
         raise HTTPException(503, f"{MAX_INSPECTIONS} inspections are waiting already: try again")
@@ -155,3 +184,58 @@ async def inspect(camera: Camera, body: Inspection, parts: Parts, visitor: ForOp
         raise HTTPException(504, f"no result of {camera} within {body.timeout_s:g} s: {reason}") from error
     finally:
         _waiting.release()
+
+
+@router.get("/plc")
+def read_plc(parts: Parts, visitor: ForOperator) -> PlcBody:
+    """Shows the signals between the PLC and each camera now, and the doors where a PLC connects."""
+    plant = parts.config.plant
+    if parts.plc is None:
+        return PlcBody(doors=[], cameras=[])
+    cameras = [PlcCamera(**one) for one in parts.plc.wiring()]
+    faults = parts.snapshot().service_faults
+    doors = [
+        PlcDoor(
+            name=name,
+            listen=config.listen,
+            fault=faults.get(name),
+            silent_s=min((one.silent_s[name] for one in cameras if name in one.silent_s), default=None),
+        )
+        for name, config in (("modbus", plant.modbus), ("opcua", plant.opcua))
+        if config.on
+    ]
+    return PlcBody(doors=doors, cameras=cameras)
+
+
+@router.post("/cameras/{camera}/plc/dry-test")
+def start_dry_test(camera: Camera, body: DryTestBody, parts: Parts, visitor: ForAdmin) -> PlcBody:
+    """Shows a verdict to the PLC without a part, to test the wiring. It ends by itself, and at once at a trigger.
+
+    TriggerReady is 0 meanwhile, Error is 1 and PartIdOut is 4294967295. A trigger is missed. 409 while a part may wait
+    for its verdict.
+    """
+    _plc_of(parts, camera).start_dry_test(camera, body.verdict)
+    visitor.note(f"{camera} PLC dry test", None, body.verdict)
+    return read_plc(parts, visitor)
+
+
+@router.delete("/cameras/{camera}/plc/dry-test")
+def end_dry_test(camera: Camera, parts: Parts, visitor: ForAdmin) -> PlcBody:
+    """Ends a dry test."""
+    _plc_of(parts, camera).end_dry_test(camera)
+    visitor.note(f"{camera} PLC dry test", None, "ended")
+    return read_plc(parts, visitor)
+
+
+def _plc_of(parts: WebParts, camera: str) -> Plc:
+    """The handshakes, of which the camera has one.
+
+    Raises:
+        HTTPException: 404, there is no such camera; 409, it has none.
+    """
+    station = station_of(parts, camera)
+    if parts.plc is None:
+        raise HTTPException(409, "the handshake with a PLC is off. Set plant.modbus.listen or plant.opcua.listen")
+    if not station.capture.triggered:
+        raise HTTPException(409, f"{camera} has no handshake with the PLC. Set trigger: mqtt")
+    return parts.plc

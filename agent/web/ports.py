@@ -26,6 +26,7 @@ from zsad_agent.monitoring import HealthApp
 from zsad_agent.teaching import ProfileStore
 from zsad_agent.web.access import ADMIN, OPERATOR, Access, Role, Visitor
 from zsad_agent.web.hub import EventHub, LivePictures
+from zsad_core.types import Verdict
 
 
 class Body(BaseModel):
@@ -54,6 +55,23 @@ class Commands(Protocol):
         """
 
 
+class Plc(Protocol):
+    """The handshakes with the PLC, for example `PlantStations`."""
+
+    def wiring(self) -> list[dict[str, Any]]:
+        """Of each camera that takes part: `PlcCamera`."""
+
+    def start_dry_test(self, camera: str, verdict: Verdict) -> None:
+        """Shows a verdict of no part to the PLC, until it ends by itself.
+
+        Raises:
+            ConflictError: not now.
+        """
+
+    def end_dry_test(self, camera: str) -> None:
+        """Does nothing if there is none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WebParts:
     """The parts of the running agent that the routes use. In a route: `parts: Parts`."""
@@ -76,6 +94,7 @@ class WebParts:
     history: HistoryStore | None  # None: it is off
     live: LivePictures
     events: EventHub
+    plc: Plc | None  # None: it is off
 
 
 def check_role(visitor: Visitor, role: Role) -> None:

@@ -5,3 +5,5 @@ from .metrics import Curve as Curve
 from .metrics import curve_of_scores as curve_of_scores
 from .pixel_metrics import AUPRO_MAX_FPR as AUPRO_MAX_FPR
 from .pixel_metrics import PixelMetrics as PixelMetrics
+from .provisional import Provisional as Provisional
+from .provisional import provisional_threshold as provisional_threshold

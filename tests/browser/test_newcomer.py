@@ -154,6 +154,7 @@ class Newcomer:
     def takes_it_into_use(self) -> None:
         self._page.get_by_role("button", name="Take it into use").click()
         expect(self._page.get_by_text("In use from the next part on.")).to_be_visible()
+        expect(self._page.get_by_role("button", name="Back to the one before")).to_be_disabled()  # it is the first
         self._station.camera.every_s = 1 / FPS
         self._station.show(self._station.parts.line)
 

@@ -1,11 +1,13 @@
 """A network namespace joined to this one by a virtual cable. All frames on the cable can be dropped silently."""
 
+import itertools
 import os
 import subprocess
 from typing import Self
 
 import pytest
 
+_MADE = itertools.count()
 NOBODY = "02:00:00:00:00:99"  # no interface has this address: frames are sent and never received
 
 
@@ -13,7 +15,7 @@ class Namespace:
     """Needs root. `here` and `there` are the addresses of the two ends."""
 
     def __init__(self) -> None:
-        number = os.getpid()
+        number = os.getpid() + next(_MADE)  # the kernel removes an earlier one when its last process has ended
         self._name = f"zsad-{number}"
         self._ends = (f"za{number}", f"zb{number}")
         subnet = f"10.{200 + number // 250 % 50}.{number % 250}"

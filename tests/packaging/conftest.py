@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from checkout import copy_checkout, run
+from debian_packages import Packages, build_packages
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source])
     (built,) = out.glob("*.whl")
     return built
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    return build_packages(tmp_path_factory.mktemp("deb"), sys.executable)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ ROOMS_WITHOUT_TORCH = ("bundle", "picture", "part", "judging", "memory", "data")
 MOST_FILES = 10  # of a room, with its __init__.py
 MOST_FLOORS = 8
 TORCH_SIDE = {"torch", "torchvision", "timm", "safetensors", "sentence_transformers", "sklearn", "matplotlib"}
-OF_EXTRAS = {"zsad_agent.plant.modbus", "zsad_agent.plant.opcua_server"}  # imported only when they are on
+OF_EXTRAS = {"zsad_agent.plant.opcua_server"}  # imported only when it is on
 
 
 def modules_of(package: str) -> dict[str, Path]:

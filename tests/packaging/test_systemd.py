@@ -115,6 +115,7 @@ def test_example_config_shows_every_key_and_the_true_defaults(tmp_path: Path) ->
     cameras = values.pop("cameras")
     validate(AgentConfig, values, "all.yaml", lines)
     del values["source"]
+    values["plant"]["gpio"][0]["camera"] = cameras[0]["name"]
     validate(AgentConfig, values | {"cameras": cameras}, "all.yaml", lines)
 
 

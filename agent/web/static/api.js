@@ -159,6 +159,11 @@ export const devices = () => get("devices");
 export const probeSource = async (source) => picture(await send("POST", "probe/source", { json: source }));
 export const probeBroker = (values) => post("probe/broker", values);
 
+// PLC
+export const plc = () => get("plc");
+export const startDryTest = (name, verdict) => post(`${camera(name)}/plc/dry-test`, { verdict });
+export const endDryTest = async (name) => (await send("DELETE", `${camera(name)}/plc/dry-test`)).json();
+
 /** The stream of events. `listeners`: name -> function of the data. Returns the stream, to be closed. */
 export function openEvents(listeners, { opened, failed }) {
   const stream = new EventSource(`${ROOT}events`);

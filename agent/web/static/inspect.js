@@ -24,13 +24,8 @@ function verdictPart() {
   const bar = h("span", { class: "bar-value" });
   const line = h("span", { class: "bar-line" });
   const about = h("p", { class: "about" });
-  const note = h(
-    "p",
-    { class: "note", hidden: true },
-    t("inspect.provisional"),
-    " ",
-    h("a", { href: "#teach" }, t("place.teach")),
-  );
+  const untaught = h("span");
+  const note = h("p", { class: "note", hidden: true }, untaught, " ", h("a", { href: "#teach" }, t("place.teach")));
   const section = h(
     "section",
     { class: "verdict", "aria-labelledby": "verdict-word" },
@@ -59,6 +54,8 @@ function verdictPart() {
     bar.style.width = `${100 * (result?.anomaly_score ?? 0)}%`;
     line.style.left = `${100 * (result?.threshold ?? 0)}%`;
     note.hidden = !result?.provisional;
+    const n = result?.provisional_frames;
+    setText(untaught, n ? t("inspect.provisional_from", { n }) : t("inspect.provisional"));
   };
   const update = (state) => {
     const shown = shownVerdict(state);

@@ -3,7 +3,14 @@
 import { said } from "./dom.js";
 import { t } from "./texts.js";
 
-const LIGHTS = { broker: "light.broker", disk: "light.disk", model: "light.model", page: "light.page", PLC: "light.plc" };
+const LIGHTS = {
+  broker: "light.broker",
+  disk: "light.disk",
+  model: "light.model",
+  page: "light.page",
+  PLC: "light.plc",
+  outputs: "light.outputs",
+};
 
 /** The name of a light for people. */
 export function lightName(name) {

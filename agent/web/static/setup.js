@@ -1,17 +1,23 @@
-// Set up: camera, region, ignore mask, trigger, product, broker.
+// Set up: camera, region, ignore mask, trigger, product, broker; the PLC is in plc.js.
 
 import * as api from "./api.js";
 import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h, setSaid, setText, sync } from "./dom.js";
 import { VERDICTS, scoreText } from "./format.js";
 import { paint, watchFrames } from "./frame.js";
 import { maskPainter } from "./mask.js";
+import { plcPart } from "./plc.js";
 import { regionEditor } from "./region.js";
 import { cameraOf } from "./state.js";
 import { t } from "./texts.js";
 
 const FRAME_WIDTH = 960;
-const TRIGGERS = { free: "trigger.free", mqtt: "trigger.mqtt", folder: "trigger.folder" };
-const TRIGGER_HINTS = { free: "trigger.free_text", mqtt: "trigger.mqtt_text", folder: "trigger.folder_text" };
+const TRIGGERS = { free: "trigger.free", mqtt: "trigger.mqtt", plc: "trigger.plc", folder: "trigger.folder" };
+const TRIGGER_HINTS = {
+  free: "trigger.free_text",
+  mqtt: "trigger.mqtt_text",
+  plc: "trigger.plc_text",
+  folder: "trigger.folder_text",
+};
 
 /** Changes settings of the camera, and says beside the field what came of it. */
 function change(app, place, changes) {
@@ -43,7 +49,7 @@ function preview() {
 function deviceItem(app, device) {
   const place = answerPlace();
   const shown = preview();
-  const source = { camera: device.by_id ?? device.path };
+  const source = { [device.key]: device.by_id ?? device.path };
   const isHere = device.used_by === app.state.camera;
   return h(
     "li",
@@ -312,6 +318,7 @@ export function setUpPage(main, app) {
     return null;
   }
   const live = [sourcePart, regionPart, maskPart].map((make) => make(app, camera));
+  const plc = plcPart(app, camera);
   main.append(
     h(
       "div",
@@ -320,6 +327,7 @@ export function setUpPage(main, app) {
       triggerPart(app, camera),
       productPart(app, camera),
       brokerPart(),
+      plc.section,
       card(
         t("setup.next"),
         h("p", {}, t("setup.next_text")),
@@ -332,6 +340,6 @@ export function setUpPage(main, app) {
       const present = cameraOf(state);
       if (present) live.forEach((part) => part.update(present));
     },
-    leave: () => live.forEach((part) => part.leave?.()),
+    leave: () => [...live, plc].forEach((part) => part.leave?.()),
   };
 }

@@ -259,7 +259,7 @@ function usePart(app, camera, dragged) {
   const update = (state) => {
     const found = state.offer;
     commit.disabled = state.phase !== "offered" || !app.isAdmin();
-    back.disabled = !app.isAdmin();
+    back.disabled = !app.isAdmin() || !state.next.includes("roll_back");
     offer.replaceChildren(
       ...(found
         ? [

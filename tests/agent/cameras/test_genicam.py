@@ -1,9 +1,11 @@
 """GenICam cameras through aravis: its own cameras, in this process and as GigE Vision on the loopback interface."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from aravis_camera import CAMERA_ID, AravisCamera, why_not
 
 from zsad_agent.cameras import Frame, GenicamCamera, GenicamSettings
 from zsad_agent.config import SourceConfig
-from zsad_agent.sources import Picture, Source, make_source
+from zsad_agent.probing import list_genicam, probe_source
+from zsad_agent.sources import DirectSource, Picture, Source, make_source
 from zsad_core.errors import ImageError, SourceError
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -48,6 +51,15 @@ def first_good(source: Source) -> Picture:
             continue
         assert picture is not None
         return picture
+
+
+def test_a_camera_is_listed_and_shows_a_picture_before_it_is_in_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    with AravisCamera():
+        assert CAMERA_ID in [device.id for device in list_genicam() if device.key == "aravis"]
+        assert probe_source(SourceConfig(aravis=CAMERA_ID)).startswith(b"\xff\xd8")
+    monkeypatch.setattr("zsad_agent.probing.devices._LIBRARIES", Path(os.devnull))
+    monkeypatch.setattr("zsad_agent.probing.devices.subprocess.run", None)
+    assert list_genicam() == []  # without the library no process is started
 
 
 @pytest.mark.parametrize("pixel_format", ["Mono8", "BayerRG8", "BayerBG8", "RGB8", "Mono16"])
@@ -166,3 +178,32 @@ def test_camera_with_a_hardware_trigger_may_be_silent_and_its_loss_is_still_noti
             source.read()
         assert time.monotonic() - began_s > 2.9  # longer than stale_after_s
         timer.join()
+
+
+class DamagedCamera:
+    """Gives nothing but damaged frames."""
+
+    description = "camera"
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def next_frame(self) -> Frame:
+        raise ImageError("camera: packets are missing")
+
+
+@pytest.mark.parametrize(("stale_after_s", "lost_after"), [(0.0, 25), (3600.0, None)])
+def test_camera_with_damaged_frames_alone_is_lost_after_the_stale_time(
+    stale_after_s: float, lost_after: int | None
+) -> None:
+    """At 50 frames a second half a second of them must not close the camera: that mends no network."""
+    with DirectSource(DamagedCamera(), stale_after_s=stale_after_s) as source:
+        for count in range(1, 200):
+            with pytest.raises((ImageError, SourceError)) as caught:
+                source.read()
+            if caught.type is SourceError:
+                assert count == lost_after
+                assert str(caught.value) == "camera: packets are missing, like the 24 frames before it"
+                return
+    assert lost_after is None

@@ -28,7 +28,7 @@ class ControlledSource:
         self.lossless, self.endless = lossless, not lossless
         self.reads = 0  # number of calls of `read`
         self.openings = 0
-        self._items: queue.Queue[np.ndarray | Exception | None] = queue.Queue()
+        self._items: queue.Queue[np.ndarray | Picture | Exception | None] = queue.Queue()
 
     def __enter__(self) -> Self:
         self.openings += 1
@@ -41,14 +41,14 @@ class ControlledSource:
         item = self._items.get()
         if isinstance(item, Exception):
             raise item
-        return Picture(image=item, captured_monotonic_s=self._clock()) if item is not None else None
+        return Picture(image=item, captured_monotonic_s=self._clock()) if isinstance(item, np.ndarray) else item
 
-    def give(self, item: np.ndarray | Exception | None) -> None:
+    def give(self, item: np.ndarray | Picture | Exception | None) -> None:
         """Passes `item` to the waiting `read`; after an image, returns when the next `read` waits."""
         wait_until(lambda: self.reads > 0)
         reads = self.reads
         self._items.put(item)
-        if isinstance(item, np.ndarray | ImageError):
+        if isinstance(item, np.ndarray | Picture | ImageError):
             wait_until(lambda: self.reads > reads)
 
     def release(self) -> None:

@@ -12,6 +12,7 @@ from mqtt_listener import wait_until
 from zsad_agent.capture import Fault
 from zsad_agent.capture.output import NEWEST_BYTES
 from zsad_agent.config import HealthConfig
+from zsad_agent.sources import Picture
 from zsad_core.errors import ConfigError, SourceError
 from zsad_core.types import Frame
 
@@ -60,6 +61,18 @@ def test_lost_camera_and_black_pictures_are_separate_faults(rig: Callable[..., R
     line.source.give(SourceError("fake: gone"))
     wait_until(lambda: "gone" in str(line.said[-1]["reason"]))
     assert line.said[-1]["reason"].startswith("fake: gone; black picture: ")
+
+
+def test_damaged_frames_that_newer_ones_replaced_degrade_the_camera(rig: Callable[..., Rig]) -> None:
+    line = rig(trigger="free")
+    reason = "fake: packets are missing"
+    line.source.give(Picture(image=picture(), skipped=60, damaged=2, damage=reason))  # 2 of 61
+    assert line.said[-1]["state"] == "ok"
+    line.source.give(Picture(image=picture(), skipped=3, damaged=3, damage=reason))
+    assert line.said[-1]["state"] == "degraded"
+    assert line.said[-1]["reason"] == f"3 or more of 25 pictures are damaged: {reason}"
+    line.source.give(Picture(image=picture(), skipped=25))
+    assert line.said[-1]["state"] == "ok"
 
 
 def test_frozen_camera_gives_an_unknown(rig: Callable[..., Rig]) -> None:

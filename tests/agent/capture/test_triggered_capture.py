@@ -9,6 +9,7 @@ from mqtt_listener import wait_until
 
 from zsad_agent.capture import Fault
 from zsad_agent.capture.triggers import MAX_REFUSED, MAX_WAITING
+from zsad_agent.sources import Picture
 from zsad_core.errors import ImageError, SourceError
 from zsad_core.types import Frame
 
@@ -134,6 +135,24 @@ def test_trigger_that_gets_a_black_or_damaged_picture_is_answered_with_the_reaso
     assert damaged == ("damaged", "fake: half a picture")
 
 
+def test_trigger_before_a_damaged_picture_gets_none_that_was_exposed_before_the_trigger(
+    rig: Callable[..., Rig],
+) -> None:
+    """A camera that waits for lost packets gives up a frame late, and then the frames that arrived meanwhile."""
+    line = rig()
+    line.source.give(picture(40))
+    exposed_s = line.clock()
+    line.capture.trigger("a")
+    line.source.give(ImageError("fake: packets are missing"))
+    line.source.give(Picture(image=picture(50), captured_monotonic_s=exposed_s))
+    assert line.answers(0) == []
+    line.source.give(picture(60))
+    line.source.give(picture(70))
+    frame = line.get()
+    assert isinstance(frame, Frame) and frame.trigger_id == "a"
+    assert int(frame.image_bgr[5, 5, 0]) > 50
+
+
 @pytest.mark.parametrize("lossless", [True, False])
 def test_trigger_while_paused_is_refused(rig: Callable[..., Rig], lossless: bool) -> None:
     line = rig(lossless=lossless)
@@ -190,7 +209,7 @@ def test_trigger_with_an_invalid_id_raises_value_error(rig: Callable[..., Rig], 
 
 
 def test_trigger_of_a_free_running_camera_raises_value_error(rig: Callable[..., Rig]) -> None:
-    with pytest.raises(ValueError, match=r"not triggered by messages \(trigger: free\)"):
+    with pytest.raises(ValueError, match=r"not triggered \(trigger: free\)"):
         rig(trigger="free").capture.trigger("a")
 
 

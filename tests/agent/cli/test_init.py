@@ -11,6 +11,7 @@ import pytest
 
 from zsad_agent.cli.main import main
 from zsad_agent.config import load_settings
+from zsad_agent.probing import Device
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,26 @@ def test_every_question_is_also_a_flag(tmp_path: Path) -> None:
     assert (config.source.source, config.source.trigger) == (str(parts), "folder")
     assert (config.inference.product, config.mqtt.broker) == ("bottle", "mqtts://broker:8884")
     assert not config.web.on
+
+
+def test_a_genicam_camera_is_found_and_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, device = tmp_path / "agent.yaml", Device(key="aravis", id="B-1", path="B-1", by_id=None, name="GenICam")
+    monkeypatch.setattr("zsad_agent.probing.list_devices", list)
+    monkeypatch.setattr("zsad_agent.probing.list_genicam", lambda: [device])
+    assert main(["init", "--yes", "--product", "gear7", "--out", str(out)]) == 0
+    assert load_settings(out).config.source.aravis == "B-1"
+    assert f"zsad-agent teach --config {out} --product gear7" in capsys.readouterr().out
+    assert main(["init", "--yes", "--aravis", "10.0.0.7", "--out", str(out), "--force"]) == 0
+    assert load_settings(out).config.source.aravis == "10.0.0.7"
+
+
+def test_a_plc_gets_the_door_that_it_needs(tmp_path: Path) -> None:
+    out = tmp_path / "agent.yaml"
+    assert main(["init", "--yes", "--camera", "0", "--trigger", "plc", "--out", str(out)]) == 0
+    config = load_settings(out).config
+    assert (config.source.trigger, config.plant.modbus.listen) == ("plc", "127.0.0.1:1502")
 
 
 def test_an_untaught_product_is_a_comment_and_the_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

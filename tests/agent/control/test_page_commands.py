@@ -76,3 +76,14 @@ def test_a_threshold_from_before_a_teach_in_is_dropped(plant: Plant) -> None:
     controls.taught_products.add("object")  # taught while the agent was stopped
     with plant.start(controls):
         wait_until(lambda: controls.thresholds["cam1"] == CONFIG_THRESHOLD)
+
+
+def test_threshold_that_changes_by_itself_is_published(plant: Plant) -> None:
+    with plant.start() as controller:
+        controller.perform("cam1", "threshold", 0.8, by="admin")
+        before = len(plant.publisher.answers)
+        plant.controls.thresholds["cam0"] = 0.31  # the product is not taught, and parts have passed
+        wait_until(lambda: len(plant.publisher.answers) > before)
+        topic, answer = plant.publisher.answers[before]
+        assert (topic, answer["value"], answer["source"]) == ("cam0/threshold/state", 0.31, "config")
+        assert controller.state("cam0", "threshold")["value"] == 0.31

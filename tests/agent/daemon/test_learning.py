@@ -1,17 +1,22 @@
 """The daemon learns from its line and from people: real processes and a real broker."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from agent_process import AgentProcess
 from mosquitto_broker import MosquittoBroker
-from plant_operator import PlantOperator
+from plant_operator import BASE, PlantOperator
 from taught_parts import write_parts
 from tiny_bundle_maker import make_tiny_bundle
 from tiny_features import add_tiny_features
 
+from zsad_agent.config import SHIPPED_BUNDLES
 from zsad_agent.teaching import ProfileStore
+from zsad_core.bundle import load_bundle
+
+ROADS = Path(__file__).parents[4] / "shared/datasets/crackforest/road"
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +88,28 @@ def test_without_feature_networks_the_command_says_what_is_missing(
         operator.result_where(lambda result: True, "top")
         answer = operator.command("top/teach", {"action": "start"})
         assert "feature networks" in answer["error"] and answer["value"]["phase"] == "off"
+
+
+@pytest.mark.skipif(not ROADS.is_dir(), reason=f"the pictures of {ROADS} are not there")
+def test_threshold_of_an_untaught_product_follows_its_parts_and_survives_a_restart(
+    tmp_path: Path, broker: MosquittoBroker
+) -> None:
+    tiny = SHIPPED_BUNDLES / "zsad-tiny"
+    goods, bads = sorted((ROADS / "test/good").iterdir())[-46:-24], sorted((ROADS / "test/crack").iterdir())[:1]
+    for number, path in enumerate([*bads, *goods]):  # the stream starts with a defect
+        (tmp_path / "road").mkdir(exist_ok=True)
+        (tmp_path / f"road/{number:02}.jpg").symlink_to(path)
+    source = f"{{source: {tmp_path / 'road'}, loop: true, fps: 20, name: top}}"
+    config = f"mqtt:\n  broker: {broker.url}\ncontrol:\n  enabled: true\nsource: {source}\n"
+    shipped = load_bundle(tiny).manifest.threshold.value
+    with PlantOperator(broker.port) as operator:
+        with AgentProcess(tmp_path, tiny, settings=config):
+            first = operator.result_where(lambda result: True, "top")
+            assert (first["threshold"], first["provisional_frames"]) == (shipped, 0)
+            later = operator.result_where(lambda result: result["provisional_frames"] >= 20, "top")
+            operator.state_where("top/threshold", lambda state: state["value"] < 0.9 * shipped)
+            stats = json.loads(operator.payloads(f"{BASE}/stats")[-1])
+        assert stats["cameras"]["top"]["provisional_frames"] is not None
+        assert later["provisional"] and later["profile"] is None and 0.02 < later["threshold"] < 0.9 * shipped
+        with AgentProcess(tmp_path, tiny, settings=config):
+            operator.result_where(lambda result: result["provisional_frames"] >= 19 and result["seq"] < 19, "top")

@@ -2,44 +2,23 @@
 
 import json
 import random
-import socket
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
-import cv2
-import numpy as np
 import pytest
 from agent_process import AgentProcess
 from modbus_plc import ACK, BUSY, ERROR_CODE, MISSED, PART_COUNTER, READY, SESSION, TRIGGER, LostError, ModbusPlc
-from mosquitto_broker import MosquittoBroker
+from mosquitto_broker import MosquittoBroker, free_port
 from mqtt_listener import MqttListener
+from plc_agent import VERDICTS, plc_agent, results_by_part
 
 from zsad_agent.plant import ErrorCode
 
 PASS, REJECT = "ok", "ng"
-VERDICTS = {"ok": "ok", "ng": "anomalous", "unknown": "unknown"}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(2):
-        image = np.full((240, 320, 3), 250, np.uint8)
-        cv2.circle(image, (160, 120), 100, (200, 200, 200), 5)
-        if number:
-            image[60:120, 80:160] = 0
-        cv2.imwrite(str(folder / f"{number}.png"), image)
-    return folder
 
 
 @pytest.fixture
@@ -49,34 +28,16 @@ def port() -> int:
 
 @pytest.fixture
 def start(
-    tmp_path: Path, tiny_bundle: Path, pictures: Path, port: int, mosquitto: Callable[..., MosquittoBroker]
+    tmp_path: Path, tiny_bundle: Path, port: int, mosquitto: Callable[..., MosquittoBroker]
 ) -> Iterator[Callable[..., AgentProcess]]:
     """Gives an agent that is not started yet; `start.broker` is its broker."""
     broker = mosquitto()
 
     def make(plant: str = "", more: str = "") -> AgentProcess:
-        return AgentProcess(
-            tmp_path,
-            tiny_bundle,
-            settings=f"mqtt:\n  broker: {broker.url}\n"
-            f"source: {{source: {pictures}, loop: true, trigger: mqtt}}\n"
-            f"plant:\n  modbus: {{listen: '127.0.0.1:{port}'}}\n  {plant}\n{more}",
-        )
+        return plc_agent(tmp_path, tiny_bundle, broker.url, port, plant=plant, more=more)
 
     make.broker = broker  # type: ignore[attr-defined]
     yield make
-
-
-def results_by_part(listener: MqttListener) -> dict[int, list[dict[str, object]]]:
-    """Part number -> its different results."""
-    found: defaultdict[int, dict[str, dict[str, object]]] = defaultdict(dict)
-    for topic, payload in listener.messages:
-        if topic.endswith("/result"):
-            result = json.loads(payload)
-            part = result.get("trigger_id", "").partition("-part-")[2]
-            if part:
-                found[int(part)][result["id"]] = result
-    return {part: list(results.values()) for part, results in found.items()}
 
 
 def test_each_part_gets_the_verdict_of_its_own_picture(start: Callable[..., AgentProcess], port: int) -> None:
@@ -179,22 +140,25 @@ def test_a_plant_without_a_triggered_camera_is_a_fault_of_the_config(
 ) -> None:
     agent = start()
     config = tmp_path / "agent.yaml"
-    config.write_text(config.read_text().replace("trigger: mqtt", "trigger: free"))
+    config.write_text(config.read_text().replace("trigger: plc", "trigger: free"))
     with agent:
         assert agent.wait() == 2
-        assert "plant: a PLC triggers cameras with trigger: mqtt, and there is none" in agent.output
+        assert "plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none" in agent.output
 
 
-def test_the_page_has_a_light_for_the_plc(start: Callable[..., AgentProcess], port: int) -> None:
+def test_the_page_has_lights_for_the_plc_and_the_outputs(start: Callable[..., AgentProcess], port: int) -> None:
     page = free_port()
 
-    def light() -> dict[str, str]:
+    def light(name: str = "PLC") -> dict[str, str]:
         with urlopen(f"http://127.0.0.1:{page}/api/v1/health", timeout=30) as answer:
             lights = json.loads(answer.read())["lights"]
-        return next(light for light in lights if light["name"] == "PLC")
+        return next(light for light in lights if light["name"] == name)
 
-    with start(more=f"web: {{listen: '127.0.0.1:{page}'}}\n") as agent, ModbusPlc(port) as plc:
+    gpio = "gpio: [{chip: /dev/gpiochip99, ok: 17}]"
+    with start(gpio, more=f"web: {{listen: '127.0.0.1:{page}'}}\n") as agent, ModbusPlc(port) as plc:
         agent.wait_for_output("page at", 60)
         assert (light()["state"], light()["text"]) == ("warn", "no PLC asks")
         plc.connect()
         assert (light()["state"], light()["text"]) == ("ok", "the PLC asks")
+        assert "/dev/gpiochip99: No such file or directory" in light("outputs")["text"]
+        assert plc.inspect() == PASS

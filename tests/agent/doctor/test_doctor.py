@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import fake_gpiod
 import pytest
 from certificate_maker import DAY, Authority
+from fake_gpiod import FakeChip
 from mjpeg_server import MjpegServer
 from mosquitto_broker import MosquittoBroker
 
@@ -27,6 +29,7 @@ from zsad_agent.doctor import (
     check_devices,
     check_folders,
     check_inference,
+    check_lines,
     check_ports,
     check_receiving,
     check_source,
@@ -90,9 +93,12 @@ def test_a_crash_and_a_hang_are_findings_and_the_next_check_runs() -> None:
 
 def test_a_camera_without_permission_says_which_group_is_missing(tmp_path: Path) -> None:
     device = Device(id="0", path=str(tmp_path / "video0"), by_id=None, name="USB camera")
-    (found,) = check_devices(lambda: [device])
+    (found,) = check_devices(lambda: [device], list)
     assert found.state == "fail" and "usermod -aG video" in found.advice
-    (none,) = check_devices(lambda: [])
+    genicam = Device(key="aravis", id="Basler-1", path="Basler-1", by_id=None, name="GenICam")
+    (answers,) = check_devices(list, lambda: [genicam])
+    assert answers.state == "ok" and "aravis: Basler-1" in answers.text
+    (none,) = check_devices(list, list)
     assert none.state == "warn" and "no V4L2 camera" in none.text
 
 
@@ -253,3 +259,20 @@ def test_what_a_network_camera_needs_of_the_machine(
     assert finding.state == state
     assert advice in finding.advice
     assert f"eth0 {mtu}" in finding.text
+
+
+def test_gpio_lines_are_there_and_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    chips = fake_gpiod.install(monkeypatch)
+    config = config_of(plant={"gpio": ({"chip": "/dev/gpiochip0", "ok": 1, "ng": "LINE2"},)})
+
+    def found() -> tuple[str, str]:
+        (finding,) = check_lines(config)
+        return finding.state, finding.text
+
+    assert found() == ("fail", "No such file or directory")
+    chips["/dev/gpiochip0"] = FakeChip(2)
+    assert found() == ("fail", "No such file or directory")  # no line has this name
+    chips["/dev/gpiochip0"] = FakeChip()
+    assert found() == ("ok", "ok 1, ng LINE2")
+    chips["/dev/gpiochip0"].lines[2].used = True
+    assert found() == ("fail", "line LINE2 is used by the kernel")

@@ -27,6 +27,7 @@ from zsad_agent.config import CameraConfig, DecisionConfig
 from zsad_agent.inspection import Inspector
 from zsad_agent.inspection.inspector import MISSES
 from zsad_core.errors import DeviceError, ImageError, ProfileError
+from zsad_core.judging import Provisional
 from zsad_core.part import NoPartError, PartError
 from zsad_core.types import Frame, Prediction, ProfileName, Verdict
 
@@ -272,3 +273,25 @@ def test_device_failures_are_counted_and_bad_pictures_are_not() -> None:
         )
         inspector.predict(frame)
     assert noted == [(True, None), (False, "no answer")]
+
+
+@pytest.mark.parametrize(
+    ("predictor", "configured", "found", "threshold", "frames"),
+    [
+        (FakePredictor(), None, Provisional(threshold=0.3, frames=50), 0.3, 50),
+        (FakePredictor(), None, None, 0.5, 0),
+        (FakePredictor(), 0.9, Provisional(threshold=0.3, frames=50), 0.9, None),
+        (NamedFake(), None, Provisional(threshold=0.3, frames=50), 0.2, None),
+    ],
+)
+def test_provisional_threshold_gives_way_to_what_people_set_or_taught(
+    predictor: FakePredictor, configured: float | None, found: Provisional | None, threshold: float, frames: int | None
+) -> None:
+    inspector = make_inspector(predictor, camera=CameraConfig(decision=DecisionConfig(threshold=configured)))
+    inspector.provisional = lambda product, bundle: found
+    decided = inspector.decide(inspector.predict(frame(1, np.full_like(GREY, 170))))  # a map of 0.33
+    assert decided is not None
+    message = json.loads(decided[0].encode())
+    assert (message["threshold"], message["provisional_frames"]) == (threshold, frames)
+    assert message["verdict"] == ("anomalous" if threshold <= 0.33 else "ok")
+    jsonschema.validate(message, RESULT_SCHEMA)

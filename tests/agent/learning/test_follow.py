@@ -13,7 +13,7 @@ from taught_fakes import ColourNetworks, PlainDetector, good_part
 from zsad_agent.config import InferenceConfig
 from zsad_agent.learning import Follower, Networks
 from zsad_agent.model import Detector, FeatureNetworks, open_bundle
-from zsad_agent.teaching import FOLLOWED_BOUND, Followed, Profile, TaughtPredictor, teach
+from zsad_agent.teaching import FOLLOWED_BOUND, Followed, Profile, ProfileStore, TaughtPredictor, teach
 from zsad_core.memory import from_unit
 from zsad_core.picture import find_images, read_image
 
@@ -33,7 +33,8 @@ class FollowedLine:
         goods = goods or [(f"{seed}", good_part(seed)) for seed in range(count)]
         self.profile: Profile = teach(goods, product="nut", networks=networks, detector=detector).profile
         self.followed: Followed | None = None
-        self.follower = Follower(lambda: Networks(detector=detector, features=networks, config=CONFIG), self._use)
+        in_use = Networks(detector=detector, features=networks, config=CONFIG)
+        self.follower = Follower(ProfileStore(Path("unused")), lambda: in_use, self._use)
         self._core = TaughtPredictor(detector, networks, lambda product: self.profile, CONFIG)
         self._now = TaughtPredictor(
             detector, networks, lambda product: self.profile, CONFIG, followed=lambda profile: self.followed

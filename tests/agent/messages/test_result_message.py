@@ -54,7 +54,7 @@ def test_the_published_bytes_are_those_of_the_contract() -> None:
         b'"verdict":"anomalous","reason":null,"regions":[{"bbox_xywh":[120,44,61,30],"peak":0.93}],'
         b'"frame_wh":[1280,720],"bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'"},'
         b'"latency_ms":{"capture_to_result":41.235,"inference":28.9},"replayed":false,'
-        b'"source_name":null,"provisional":false,"profile":null,"trigger_id":"gate \xc3\xa9"}'
+        b'"source_name":null,"provisional":false,"provisional_frames":null,"profile":null,"trigger_id":"gate \xc3\xa9"}'
     )
 
 
@@ -80,6 +80,7 @@ def test_result_holds_exactly_what_the_contract_says() -> None:
         "replayed": False,
         "source_name": None,
         "provisional": False,
+        "provisional_frames": None,
         "profile": None,
     }
 
@@ -102,7 +103,7 @@ def test_only_the_result_of_a_trigger_has_a_trigger_id() -> None:
 def test_result_of_a_file_names_it_and_one_of_an_older_version_is_valid_without() -> None:
     SCHEMA.validate(build(source_name="SN-4711.png"))
     old = build()
-    for key in ("source_name", "provisional", "profile"):
+    for key in ("source_name", "provisional", "provisional_frames", "profile"):
         del old[key]
     SCHEMA.validate(old)
 
@@ -175,7 +176,9 @@ def test_schema_refuses_what_the_contract_does_not_allow(changes: dict[str, Any]
         SCHEMA.validate(build() | changes)
 
 
-@pytest.mark.parametrize("key", sorted(build().keys() - {"source_name", "provisional", "profile"}))
+@pytest.mark.parametrize(
+    "key", sorted(build().keys() - {"source_name", "provisional", "provisional_frames", "profile"})
+)
 def test_schema_refuses_a_message_with_a_key_missing(key: str) -> None:
     message = build()
     del message[key]

@@ -90,5 +90,6 @@ def test_a_plc_has_its_light_only_if_the_config_has_one() -> None:
     assert "PLC" not in lit(WELL)
     assert lit(replace(WELL, plc_silent_s=0.2))["PLC"] == ("ok", "the PLC asks")
     assert lit(replace(WELL, plc_silent_s=float("inf")))["PLC"] == ("warn", "no PLC asks")
+    assert lit(replace(WELL, service_faults={"gpio": "no chip"}))["outputs"] == ("fail", "no chip")
     broken = replace(WELL, plc_silent_s=0.2, service_faults={"modbus": "the port is taken"})
     assert lit(broken)["PLC"] == ("fail", "the port is taken")

@@ -51,6 +51,7 @@ def test_message_has_the_fields_of_the_schema() -> None:
                     "capture_to_result": {"p50": 20.0, "p95": 29.0},
                     "inference": {"p50": 20.0, "p95": 29.0},
                 },
+                "provisional_frames": None,
                 "drift": None,
             },
             "cam1": {
@@ -59,6 +60,7 @@ def test_message_has_the_fields_of_the_schema() -> None:
                 "results": {"ok": 0, "anomalous": 0, "unknown": 0},
                 "dropped": 0,
                 "latency_ms": {"capture_to_result": None, "inference": None},
+                "provisional_frames": None,
                 "drift": None,
             },
         },
@@ -86,9 +88,10 @@ def test_the_published_bytes_are_those_of_the_contract() -> None:
         b'"version":"0.1.0","bundle":{"name":"zsad-tiny","version":"1.0.0","sha256":"' + b"9c" * 32 + b'",'
         b'"device":"CPU"},"cameras":{"cam0":{"up":true,"reason":null,"results":{"ok":1,"anomalous":0,"unknown":0},'
         b'"dropped":3,"latency_ms":{"capture_to_result":{"p50":10.123,"p95":10.123},'
-        b'"inference":{"p50":10.123,"p95":10.123}},"drift":null},"cam1":{"up":false,"reason":"caf? \xc3\xa9",'
+        b'"inference":{"p50":10.123,"p95":10.123}},"provisional_frames":null,'
+        b'"drift":null},"cam1":{"up":false,"reason":"caf? \xc3\xa9",'
         b'"results":{"ok":0,"anomalous":0,"unknown":0},"dropped":0,'
-        b'"latency_ms":{"capture_to_result":null,"inference":null},"drift":null}},'
+        b'"latency_ms":{"capture_to_result":null,"inference":null},"provisional_frames":null,"drift":null}},'
         b'"spool":{"entries":4,"bytes":8192,"oldest_age_s":3.2e-05},'
         b'"broker":{"connections":2,"acknowledged":100,"replayed":5,"given_up":{"age":0,"count":7},'
         b'"attached_images_given_up":{"disk":6}},"evidence":{"kept":9,"dropped":1,"pruned":2,"bytes":1000},'

@@ -1,8 +1,9 @@
 """What messages say about themselves with MQTT 5."""
 
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
@@ -12,6 +13,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from publisher_tools import BrokerFactory, publishing
 from result_maker import accept
 from result_maker import make_result as result
+
+from zsad_agent.config import MqttConfig
+from zsad_agent.mqtt import BrokerConnection
 
 PICTURE = b"\xff\xd8 overlay"
 BASE = "zsad/line3"
@@ -85,3 +89,13 @@ def test_a_picture_fits_into_the_largest_packet_with_its_properties(mosquitto: B
             assert publisher.stats.connections == 1
         sizes = [len(message.payload) for message in messages if message.topic.endswith("/heatmap")]
     assert 19_850 in sizes and 0 < publisher.live_images_dropped["heatmap"] < 150
+
+
+def test_a_result_does_not_wait_for_the_acknowledgement_of_an_earlier_packet() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        config = MqttConfig(broker=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+        link = BrokerConnection(config, client_id="line3", will=None, protocol=MQTTProtocolVersion.MQTTv5)
+        with closing(link):
+            link.dial()
+            sock = link._client.socket()
+            assert sock is not None and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

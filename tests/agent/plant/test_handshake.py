@@ -1,3 +1,4 @@
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -5,7 +6,8 @@ from dataclasses import replace
 import pytest
 from result_maker import make_result
 
-from zsad_agent.plant import ErrorCode, Handshake, Inputs, Outputs
+from zsad_agent.plant import NO_PART, SETTLE_S, SHOWN_S, ErrorCode, Handshake, Inputs, Outputs
+from zsad_core.errors import ConflictError
 from zsad_core.types import Verdict
 
 DOOR, OTHER_DOOR = "modbus", "opcua"
@@ -58,7 +60,7 @@ class Line:
 def line() -> Line:
     """Ready for the first trigger."""
     line = Line()
-    line.machine.touch()
+    line.machine.touch(DOOR)
     line.tick(0.3)
     assert line.outputs.trigger_ready
     return line
@@ -90,14 +92,14 @@ def test_a_whole_cycle(line: Line, verdict: Verdict, score: float | None, ok: bo
 def test_before_a_client_speaks_it_is_not_ready() -> None:
     line = Line()
     assert not line.tick(60).trigger_ready
-    line.machine.touch()
+    line.machine.touch(DOOR)
     assert not line.tick(0.1).trigger_ready
     assert line.tick(0.2).trigger_ready
 
 
 def test_a_trigger_held_from_before_the_start_is_missed_and_not_inspected() -> None:
     line = Line()
-    line.machine.touch()
+    line.machine.touch(DOOR)
     held = line.set(trigger=True)
     assert (held.missed, held.error_code, line.asked) == (1, ErrorCode.HELD_TRIGGER, [])
     assert not line.tick(10).trigger_ready
@@ -199,16 +201,104 @@ def test_the_heartbeat_counts_twice_a_second(line: Line) -> None:
     assert (line.tick(10).heartbeat - first) % 65_536 == 20
 
 
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_a_dry_test_shows_a_verdict_of_no_part_and_ends_by_itself(line: Line, verdict: Verdict) -> None:
+    before = line.outputs
+    line.machine.start_dry_test(verdict)
+    settling = line.tick(SETTLE_S - 0.1)
+    assert not (settling.trigger_ready or settling.results_ready or settling.ok or settling.ng or settling.unknown)
+    shown = line.tick(0.2)
+    assert (shown.ok, shown.ng, shown.unknown) == tuple(
+        verdict is one for one in (Verdict.OK, Verdict.ANOMALOUS, Verdict.UNKNOWN)
+    )
+    assert (shown.trigger_ready, shown.busy, shown.results_ready) == (False, False, True)
+    assert (shown.error_code, shown.part_id_out, shown.result_id, shown.score) == (ErrorCode.DRY_TEST, NO_PART, 0, -1.0)
+    with pytest.raises(ConflictError, match="another one is running"):
+        line.machine.start_dry_test(verdict)
+    line.now_s += SHOWN_S
+    ended = line.outputs  # by the clock alone: a thread that hangs leaves nothing shown
+    assert not (ended.results_ready or ended.ok or ended.ng or ended.unknown or ended.trigger_ready)
+    assert replace(line.tick(), heartbeat=before.heartbeat) == before and line.asked == []
+
+
+@pytest.mark.parametrize("after_s", [0.0, SETTLE_S + 0.1])
+@pytest.mark.parametrize("door", [DOOR, OTHER_DOOR])
+def test_a_trigger_ends_a_dry_test_and_is_missed(line: Line, door: str, after_s: float) -> None:
+    line.machine.start_dry_test(Verdict.OK)
+    assert line.tick(after_s).ok == (after_s > 0)
+    missed = line.set(door, trigger=True)
+    assert not (missed.ok or missed.results_ready or missed.busy or missed.trigger_ready)
+    assert (missed.missed, missed.error_code, missed.part_counter, line.asked) == (1, ErrorCode.DRY_TEST, 0, [])
+    assert not line.tick(SETTLE_S + 1).results_ready
+    assert line.set(door, trigger=False).trigger_ready
+    accepted = line.set(door, trigger=True)
+    assert accepted.busy and not accepted.error and len(line.asked) == 1
+
+
+@pytest.mark.parametrize("end", [{"results_ack": True}, {"reset": True}, None])
+def test_the_plc_and_the_page_can_end_a_dry_test(line: Line, end: dict[str, bool] | None) -> None:
+    line.machine.start_dry_test(Verdict.OK)
+    assert line.tick(SETTLE_S + 0.1).ok
+    if end is None:
+        line.machine.end_dry_test()
+    else:
+        assert not line.set(**end).ok
+        assert not line.outputs.trigger_ready
+        line.set(**dict.fromkeys(end, False))
+    assert line.outputs == replace(line.tick(0), missed=0, error=False, error_code=0, ok=False, results_ready=False)
+    assert line.outputs.trigger_ready
+    line.machine.end_dry_test()
+    assert line.outputs.trigger_ready
+
+
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [
+        (lambda line: line.set(trigger=True), "Trigger at 1"),
+        (lambda line: (line.set(trigger=True), line.set(trigger=False)), "a part is being inspected"),
+        (lambda line: (line.set(trigger=True), line.set(trigger=False), line.answer()), "a part is being inspected"),
+        (lambda line: line.set(results_ack=True), "ResultsAck at 1"),
+        (  # a PLC that sends a pulse waits for the answer to a trigger that was missed
+            lambda line: (line.tick(available=False), line.set(trigger=True), line.set(trigger=False)),
+            "the PLC has triggered a moment ago. Stop the line, and wait 5 s",
+        ),
+    ],
+)
+def test_a_dry_test_is_refused_while_a_part_may_wait(line: Line, before: Callable[[Line], object], why: str) -> None:
+    before(line)
+    shown = line.outputs
+    with pytest.raises(ConflictError, match=why):
+        line.machine.start_dry_test(Verdict.OK)
+    assert line.outputs == shown
+
+
+def test_a_dry_test_is_refused_before_a_client_has_spoken() -> None:
+    line = Line()
+    line.tick()
+    with pytest.raises(ConflictError, match="Connect the PLC first"):
+        line.machine.start_dry_test(Verdict.OK)
+
+
+def test_the_wiring_says_what_was_seen(line: Line) -> None:
+    assert (line.machine.wiring.seen_s, line.machine.wiring.dry_test_left_s) == ({}, None)
+    line.set(OTHER_DOOR, trigger=True, part_id=7)
+    line.tick(2)
+    wiring = line.machine.wiring
+    assert wiring.state == "busy" and wiring.outputs == line.outputs
+    assert wiring.inputs == {OTHER_DOOR: Inputs(trigger=True, part_id=7)}
+    assert wiring.seen_s == {"Trigger": 2.0} and wiring.silent_s == {DOOR: pytest.approx(2.3)}
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_every_trigger_is_answered_once_or_missed(seed: int) -> None:
     """A PLC that sets anything at any time, with a camera that answers late, twice, or never."""
     choice = random.Random(seed)
     line = Line()
-    line.machine.touch()
-    rises = answers = 0
+    line.machine.touch(DOOR)
+    rises = answers = dry_tests = 0
     for _ in range(2000):
         before = line.outputs
-        action = choice.randrange(8)
+        action = choice.randrange(9)
         if action < 3:
             door = choice.choice((DOOR, OTHER_DOOR))
             level = not line.inputs[door].trigger
@@ -221,13 +311,24 @@ def test_every_trigger_is_answered_once_or_missed(seed: int) -> None:
             line.set(reset=not line.inputs[DOOR].reset)
         elif action == 5 and line.asked:
             line.answer(choice.choice(list(Verdict)), 0.5, choice.choice(line.asked[-2:]))
+        elif action == 8:
+            for door in line.inputs:
+                line.set(door, trigger=False, results_ack=False, reset=False)
+            line.tick(6.0)
+            with contextlib.suppress(ConflictError):  # a result waits
+                line.machine.start_dry_test(Verdict.OK)
+                dry_tests += 1
         else:
             line.tick(choice.choice((0.05, 0.05, 6.0)), available=choice.random() < 0.9)
         now = line.outputs
         verdicts = now.ok + now.ng + now.unknown
         assert verdicts == now.results_ready
         assert now.busy + now.results_ready + now.trigger_ready <= 1
-        answers += now.results_ready and not before.results_ready
+        is_dry = now.error_code == ErrorCode.DRY_TEST
+        assert (now.results_ready and is_dry) <= (now.part_id_out == NO_PART) <= is_dry
+        answers += now.results_ready and not before.results_ready and not is_dry
+        if action < 3 and level:
+            assert not (now.results_ready and is_dry)
         if before.results_ready and now.results_ready:
             assert (now.ok, now.ng, now.unknown) == (before.ok, before.ng, before.unknown)
     assert len(line.asked) == len(set(line.asked)) == line.outputs.part_counter
@@ -235,4 +336,4 @@ def test_every_trigger_is_answered_once_or_missed(seed: int) -> None:
     not_accepted = rises - line.outputs.part_counter
     assert not_accepted <= line.outputs.missed
     assert reset_before_answer <= line.outputs.missed - not_accepted
-    assert answers > 10
+    assert answers > 10 and dry_tests > 0

@@ -1,4 +1,7 @@
+import contextlib
 import re
+import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Literal
@@ -22,7 +25,7 @@ class Plant:
         ]
         self.server = ModbusServer(self.machines, "127.0.0.1", 0, word_order=word_order)
         self.order: Literal["big", "little"] = "big" if word_order == "high_first" else "little"
-        self.map = plant_map(["left", "right"], ["bottle"], word_order)
+        self.map = plant_map(["left", "right"], ["bottle"], word_order, "127.0.0.1:502")
 
     def __enter__(self) -> "Plant":
         self.server.start()
@@ -133,6 +136,74 @@ def test_writes_of_nonsense_are_refused(plant: Plant) -> None:
     assert plant.client.write_registers(95, [1] * 10).isError()
     assert plant.machines[0].outputs == before
     assert not plant.client.write_registers(0, [0, 0, 0, 0]).isError()
+
+
+def ask(connection: socket.socket, *bodies: bytes) -> list[bytes]:
+    """Sends all requests at once, and gives the answers from the function code on."""
+    packets = [struct.pack(">HHHB", number, 0, len(body) + 1, 7) + body for number, body in enumerate(bodies)]
+    connection.sendall(b"".join(packets))
+    answers = []
+    with connection.makefile("rb") as stream:
+        for number in range(len(bodies)):
+            transaction, protocol, length, unit = struct.unpack(">HHHB", stream.read(7))
+            assert (transaction, protocol, unit) == (number, 0, 7)
+            answers.append(stream.read(length - 1))
+    return answers
+
+
+def test_requests_that_arrive_at_once_are_all_carried_out(plant: Plant) -> None:
+    machine = plant.machines[0]
+    missed, counted = machine.outputs.missed, machine.outputs.part_counter
+    on, off, reset = b"\5\0\0\xff\0", b"\5\0\0\0\0", b"\5\0\2\xff\0"
+    with socket.create_connection(("127.0.0.1", plant.server.port), timeout=60) as connection:
+        requests = [on, off, on, off, reset, b"\5\0\2\0\0", b"\1\0\x10\0\1"]
+        assert ask(connection, *requests) == [*requests[:-1], b"\1\1\1"]
+    assert (machine.outputs.part_counter, machine.outputs.missed) == (counted + 1, missed + 2)
+
+
+@pytest.mark.parametrize(
+    ("request_body", "answer"),
+    [
+        (b"\x2b\x0e\1\0", b"\xab\1"),  # no such function
+        (b"\1\0\0\0\0", b"\x81\3"),  # no coil
+        (b"\1\0\0\7\xd1", b"\x81\3"),  # 2001 coils
+        (b"\3\0\0\0\x7e", b"\x83\3"),  # 126 registers
+        (b"\3\0\xc7\0\2", b"\x83\2"),  # beyond the last one
+        (b"\5\0\0\0\1", b"\x85\3"),  # neither on nor off
+        (b"\6\0\0\0", b"\x86\3"),  # too short
+        (b"\x0f\0\0\0\3\2\7\0", b"\x8f\3"),  # two bytes for three coils
+        (b"\x10\0\0\0\2\4\0\0\0", b"\x90\3"),  # three bytes for two registers
+        (b"\x16\0\x10\xff\xff\0\0", b"\x96\2"),  # a register of the agent
+        (b"\x17\0\0\0\0\0\2\0\1\2\0\1", b"\x97\3"),  # reads nothing, so it writes nothing
+        (b"\x17\0\2\0\2\0\2\0\2\4\1\2\3\4", b"\x17\4\1\2\3\4"),  # writes PartId, then reads it
+        (b"\x16\0\2\0\xff\2\0", b"\x16\0\2\0\xff\2\0"),  # a mask of PartId
+    ],
+)
+def test_each_function_checks_its_request(plant: Plant, request_body: bytes, answer: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", plant.server.port), timeout=60) as connection:
+        assert ask(connection, request_body, b"\3\0\0\0\2") == [answer, b"\3\4\0\0\0\0"]
+
+
+def test_what_is_no_modbus_ends_the_connection(plant: Plant) -> None:
+    for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\0\1\0\0\0\1\1", b"\0\1\0\0\xff\xff\1\1"):
+        with socket.create_connection(("127.0.0.1", plant.server.port), timeout=60) as connection:
+            connection.sendall(sent)
+            assert connection.recv(100) == b""
+
+
+def test_clients_that_hang_do_not_keep_others_out(plant: Plant) -> None:
+    """More than the server has places for; one of them asks all the time and reads nothing."""
+    hanging = [socket.create_connection(("127.0.0.1", plant.server.port), timeout=60) for _ in range(40)]
+    hanging[-1].setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += hanging[-1].send(b"\0\1\0\0\0\6\1\3\0\0\0\x64" * 1000)
+    with socket.create_connection(("127.0.0.1", plant.server.port), timeout=60) as connection:
+        assert ask(connection, b"\1\0\x10\0\1")[0][:2] == b"\1\1"
+    assert len(plant.server._clients) <= 33
+    for each in hanging:
+        each.close()
 
 
 def test_a_port_that_is_taken_is_a_fault_until_it_is_free() -> None:

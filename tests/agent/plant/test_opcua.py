@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -44,11 +45,15 @@ class Station:
 
     def __enter__(self) -> "Station":
         self.server.start()
-        wait_for(lambda: self.server.fault is None)
+        wait_for(self._listens)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.server.stop(time.monotonic() + 5)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -161,6 +166,34 @@ def test_outputs_and_wrong_types_are_refused(station: Station) -> None:
                 await plc.set(name, value, kind)
 
     run(station, play)
+
+
+def test_a_part_that_is_no_number_is_refused(station: Station) -> None:
+    numbers = ua.Variant([1, 2], ua.VariantType.UInt32)
+    parts = [
+        ua.Variant(float("nan"), ua.VariantType.Float),
+        ua.Variant("seven", ua.VariantType.String),
+        ua.Variant(-1, ua.VariantType.Int32),
+        ua.Variant(True, ua.VariantType.Boolean),
+        ua.Variant(2**40, ua.VariantType.UInt64),
+        numbers,
+    ]
+
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+        for part in parts:
+            for method in ("StartSingleJob", "SelectRecipe"):
+                with pytest.raises(ua.UaStatusCodeError):
+                    await plc.call(method, part)
+        with contextlib.suppress(ua.UaStatusCodeError):
+            await (await plc.node("PartId")).write_value(numbers)
+        await plc.set("Trigger", False)
+        await plc.until("TriggerReady", True)
+
+    asked = len(station.asked)
+    run(station, play)
+    assert len(station.asked) == asked
+    assert all(type(inputs.part_id) is int for inputs in station.machine._doors.values())
 
 
 def test_what_a_client_left_counts_as_0_after_it_has_gone(station: Station) -> None:

@@ -120,6 +120,22 @@ def test_bad_picture_does_not_stop_the_source(scripted: Scripted) -> None:
         assert source.read().image.max() == 1
 
 
+def test_damaged_frames_that_newer_ones_replaced_are_counted(scripted: Scripted) -> None:
+    source = scripted("1 bad:30 100 bad:20 1 wait:60")
+    alone = replaced = number = skipped = 0
+    with source:
+        while number < 101:
+            try:
+                picture = source.read()
+            except ImageError:
+                alone += 1
+                continue
+            number, replaced, skipped = int(picture.image.max()), replaced + picture.damaged, skipped + picture.skipped
+            assert (picture.damage is None) == (picture.damaged == 0)
+    assert alone + replaced == 50
+    assert skipped >= replaced
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [

@@ -21,15 +21,16 @@ from profile_maker import make_profile
 from zsad_agent.teaching import ProfileStore
 store = ProfileStore(Path(sys.argv[1]))
 print("ready", flush=True)
-for seed in range(1, int(sys.argv[2])):
+first, count = map(int, sys.argv[2:])
+for seed in range(first, first + count):
     store.add(make_profile(seed=seed % 60, side=200))
 """
 
 
-def adding(folder: Path, count: int) -> subprocess.Popen[str]:
-    """A process that adds profiles of one product."""
+def adding(folder: Path, count: int, first: int = 1) -> subprocess.Popen[str]:
+    """A process that adds profiles of one product; `first`: seed of the first one."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", ADD_FOR_EVER, str(folder), str(count)]
+    command = [sys.executable, "-c", ADD_FOR_EVER, str(folder), str(first), str(count)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
@@ -166,7 +167,7 @@ def test_a_killed_writer_leaves_a_whole_profile_in_use(after_s: float, store: Pr
 
 
 def test_two_processes_add_without_losing_each_others_profiles(store: ProfileStore) -> None:
-    processes = [adding(store.folder, 12) for _ in range(2)]
+    processes = [adding(store.folder, 11, first) for first in (1, 31)]  # equal ones would be kept once
     while any(process.poll() is None for process in processes):
         if store.has("nut"):
             assert store.current("nut") is not None  # whole at every moment

@@ -46,6 +46,7 @@ def make_parts(config: AgentConfig, access: Access, state_dir: Path, **changes: 
         "history": None,
         "live": LivePictures(None),
         "events": EventHub(),
+        "plc": None,
     }
     return WebParts(**(fields | changes))
 

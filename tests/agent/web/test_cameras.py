@@ -269,9 +269,16 @@ def test_node_for_metadata_is_no_camera(
 
 
 def test_devices_say_which_camera_uses_them(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    devices = [SimpleNamespace(id=str(n), path=f"/dev/video{n}", by_id=None, name="x") for n in (0, 3)]
+    devices = [SimpleNamespace(key="camera", id=str(n), path=f"/dev/video{n}", by_id=None, name="x") for n in (0, 3)]
+    genicam = [SimpleNamespace(key="aravis", id="Basler-1", path="Basler-1", by_id=None, name="GenICam")]
     monkeypatch.setattr("zsad_agent.web.cameras.list_devices", lambda: devices)
-    assert [device["used_by"] for device in page.admin.ask("GET", "/devices").json] == [None, "cam1"]
+    monkeypatch.setattr("zsad_agent.web.cameras.list_genicam", lambda: genicam)
+    told = page.admin.ask("GET", "/devices").json
+    assert [(device["key"], device["used_by"]) for device in told] == [
+        ("camera", None),
+        ("camera", "cam1"),
+        ("aravis", None),
+    ]
 
 
 def test_source_is_tried_in_a_process_of_its_own(page: Page, tmp_path: Path) -> None:
@@ -294,8 +301,8 @@ def test_source_is_tried_in_a_process_of_its_own(page: Page, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({}, "name either camera or source"),
-        ({"camera": "0", "source": "x"}, "name either camera or source"),
+        ({}, "name either camera, source or aravis"),
+        ({"camera": "0", "source": "x"}, "name either camera, source or aravis"),
         ({"source": "/etc/passwd"}, ""),
         ({"source": "/no/such/folder"}, "no such video, picture or folder"),
         ({"source": "file:///etc/passwd"}, "source: scheme 'file' is not known"),

@@ -204,6 +204,10 @@ def test_another_source_replaces_the_earlier_one_and_the_audit_has_no_password(p
     assert SECRET not in told and "rtsp://***@10.0.0.9/s?…" in told
 
 
+def test_a_genicam_camera_replaces_the_earlier_source(page: Page) -> None:
+    assert page.changed(aravis="Basler-1")["source"] == {"aravis": "Basler-1"}
+
+
 def test_product_of_a_single_camera_is_that_of_the_bundle_and_a_command_wins_over_it(page: Page) -> None:
     assert page.changed(product="object")["inference"]["product"] == "object"
     page.commanded.add("cam0")
@@ -249,6 +253,7 @@ def test_config_without_a_camera_gets_one(pages: Pages, text: str) -> None:
     [
         ({}, 422, "nothing to change"),
         ({"camera": "0", "source": "x"}, 422, "camera and source are both set"),
+        ({"camera": "0", "aravis": "Basler-1"}, 422, "camera and aravis are both set"),
         ({"region_xywh": [40, 0, 30, 30]}, 422, "not inside the picture of 64x48"),
         ({"region_xywh": [0, 0, 7, 30]}, 422, "region_xywh"),
         ({"trigger": "folder"}, 422, "trigger: folder"),

@@ -94,7 +94,9 @@ def page(tmp_path: Path) -> Iterator[Page]:
 
 def test_a_product_is_taught_from_the_start_to_the_roll_back(page: Page) -> None:
     idle = page.client.ask("GET", "/cameras/cam0/teach").json
-    assert (idle["phase"], idle["next"]) == ("idle", ["start", "roll_back"])
+    assert (idle["phase"], idle["next"]) == ("idle", ["start"])
+    refused = page.client.ask("POST", "/cameras/cam0/teach", {"action": "roll_back"})
+    assert refused.status == 422 and "'nut' is not taught" in refused.error
     started = page.post(action="start", product="nut", count=10)
     assert (started["phase"], started["needed"], started["asked"]) == ("gathering", 10, True)
     page.line.pass_by(6)
@@ -108,13 +110,17 @@ def test_a_product_is_taught_from_the_start_to_the_roll_back(page: Page) -> None
 
     assert page.client.ask("DELETE", f"{PICTURES}/{listed[0]['id']}").status == 204
     assert page.line.learner.wait_idle(10) and len(page.pictures) == 5
-    assert page.post(action="commit")["phase"] == "idle"
+    committed = page.post(action="commit")
+    assert (committed["phase"], committed["next"]) == ("idle", ["start"])
+    refused = page.client.ask("POST", "/cameras/cam0/teach", {"action": "roll_back"})
+    assert refused.status == 422 and "there is no earlier one" in refused.error
     first = page.line.store.current("nut").sha256
     page.post(action="start", count=3)
     page.line.pass_by(3)
-    page.post(action="commit")
+    assert page.post(action="commit")["next"] == ["start", "roll_back"]
     assert page.line.store.current("nut").sha256 != first
-    assert first[:12] in page.post(action="roll_back")["text"]
+    back = page.post(action="roll_back")
+    assert first[:12] in back["text"] and back["next"] == ["start"]
     audit = page.client.ask("GET", "/audit").json
     assert [line["after"]["action"] for line in audit if line["what"] == "cam0 teach"][-1] == "start"
     commit = next(line for line in audit if "threshold" in str(line["before"]))

@@ -1,0 +1,14 @@
+from .aws import ALIEN as ALIEN
+from .aws import COOKIE as COOKIE
+from .crackforest import CRACKFOREST as CRACKFOREST
+from .deeppcb import DEEPPCB as DEEPPCB
+from .ksdd import KSDD as KSDD
+from .magnetic_tile import MAGNETIC_TILE as MAGNETIC_TILE
+from .output import Output as Output
+from .output import whole_set as whole_set
+from .published import MVTEC_AD as MVTEC_AD
+from .published import MVTEC_AD_MINI as MVTEC_AD_MINI
+from .published import VISA as VISA
+from .source import Chosen as Chosen
+from .source import Recipe as Recipe
+from .textures import CC0_TEXTURES as CC0_TEXTURES
