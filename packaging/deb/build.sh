@@ -138,7 +138,7 @@ Priority: optional
 Depends: zsad-agent (= $version)
 Installed-Size: $(du -sk "$plant" | cut -f1)
 Description: Modbus TCP and OPC UA for zsad-agent
- The Python packages that plant.modbus and plant.opcua need. It needs no internet.
+ The Python packages that plant.opcua and plant.gpio need. It needs no internet.
 CONTROL
 
 for folder in "$package" "$plant"; do
