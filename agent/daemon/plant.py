@@ -24,7 +24,8 @@ class Plant:
         """Starts nothing."""
         self._config, self._state_dir = config, state_dir
         self._commands: Commands | None = None
-        self._outputs = DigitalOutputs(config.gpio, stations) if config.gpio else None
+        by_name = {station.name: station for station in stations}
+        self._outputs = [DigitalOutputs(output, by_name[output.camera or stations[0].name]) for output in config.gpio]
         self.stations = (
             PlantStations(
                 [station for station in stations if station.capture.triggered],
@@ -40,7 +41,7 @@ class Plant:
     @property
     def sinks(self) -> list[PlantStations | DigitalOutputs]:
         """What gets every result."""
-        return [one for one in (self.stations, self._outputs) if one is not None]
+        return [*self._outputs] if self.stations is None else [self.stations, *self._outputs]
 
     def services(self, commands: "Commands | None") -> list[Service]:
         """What serves the PLC, not started yet.
@@ -49,7 +50,7 @@ class Plant:
             ConfigError: a library is missing.
         """
         self._commands = commands
-        if self._outputs is not None:
+        if self._outputs:
             _require("gpiod", "plant.gpio")
         doors = [] if self.stations is None else self._doors(self.stations.machines)
         return [*self.sinks, *doors]

@@ -10,8 +10,7 @@ import math
 import queue
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from zsad_agent.config import GpioConfig
@@ -36,7 +35,6 @@ LATE_SHOWN_S = 60.0  # a late reject is a fault for this long
 
 
 class _Arrival(NamedTuple):
-    camera: str
     verdict: Verdict
     captured_s: float  # monotonic
     arrived_s: float
@@ -85,7 +83,7 @@ class LineLevels:
 
 
 class DigitalOutputs(RestartingService):
-    """Its thread sets the lines of all cameras. A sink of the pipeline, which never waits for it.
+    """Its thread sets the lines of one camera. A sink of the pipeline, which never waits for it.
 
     While the lines cannot be set, that is the fault, and it is tried again.
     """
@@ -93,23 +91,22 @@ class DigitalOutputs(RestartingService):
     name = "gpio"
     stop_s = 0.3
 
-    def __init__(self, configs: Sequence[GpioConfig], stations: Sequence[Station]) -> None:
-        """Opens nothing. A config without a camera is of the only station."""
-        super().__init__("zsad-gpio", place=", ".join(dict.fromkeys(config.chip for config in configs)))
-        by_name = {station.name: station for station in stations}
-        self._outputs = [
-            (config, by_name[config.camera] if config.camera else stations[0], LineLevels(config)) for config in configs
-        ]
+    def __init__(self, config: GpioConfig, station: Station) -> None:
+        """Opens nothing."""
+        super().__init__(f"zsad-gpio-{station.name}", place=config.chip)
+        self._config, self._station, self._levels = config, station, LineLevels(config)
         self._arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()  # None: a stop
         self._late: tuple[float, str] = (-math.inf, "")  # when, what
 
     def accept(self, result: Result, heatmap: bytes | None) -> None:
-        """Shows a stored result on the lines of its camera, within a few milliseconds."""
+        """Shows a stored result of the camera on the lines, within a few milliseconds."""
+        if result.camera != self._station.name:
+            return
         now_s = time.monotonic()
         until_result_s = (result.latency_ms.capture_to_result or 0.0) / 1000
         age_s = time.time() - result.captured_at.timestamp()  # wrong if the clock was set since
         age_s = min(max(age_s, until_result_s), until_result_s + STORE_S)
-        self._arrived.put(_Arrival(result.camera, result.verdict, now_s - age_s, now_s))
+        self._arrived.put(_Arrival(result.verdict, now_s - age_s, now_s))
 
     def stop(self, deadline_s: float) -> None:
         self._stop.set()
@@ -125,32 +122,26 @@ class DigitalOutputs(RestartingService):
     def _work(self) -> None:
         while not self._arrived.empty():  # of the time without lines
             self._take(self._arrived.get())
-        with ExitStack() as opened:
-            lines = [
-                opened.enter_context(_Lines(config, f"zsad-agent {station.name}"))
-                for config, station, _ in self._outputs
-            ]
+        with _Lines(self._config, f"zsad-agent {self._station.name}") as lines:
             self._works()
             while not self._stop.is_set():
                 now_s = time.monotonic()
-                for (_, station, levels), of_camera in zip(self._outputs, lines, strict=True):
-                    of_camera.set(levels.at(now_s, can_inspect=can_inspect(station)), now_s)
-                next_s = min(levels.next_s(now_s) for _, _, levels in self._outputs)
+                lines.set(self._levels.at(now_s, can_inspect=can_inspect(self._station)), now_s)
+                next_s = min(self._levels.next_s(now_s) - time.monotonic(), LOOK_S)
                 with contextlib.suppress(queue.Empty):
-                    self._take(self._arrived.get(timeout=max(0.0, min(next_s - time.monotonic(), LOOK_S))))
+                    self._take(self._arrived.get(timeout=max(0.0, next_s)))
 
     def _take(self, arrival: _Arrival | None) -> None:
-        for config, station, levels in self._outputs:
-            if arrival is None or station.name != arrival.camera:
-                continue
-            late_s = levels.take(arrival.verdict, captured_s=arrival.captured_s, arrived_s=arrival.arrived_s)
-            if late_s:
-                text = (
-                    f"gpio: {arrival.camera}: a reject came {1000 * late_s:.0f} ms too late, which may eject another "
-                    f"part. Raise reject_delay_ms, {config.reject_delay_ms:g}, and move the ejector"
-                )
-                logger.error("%s", text)
-                self._late = (arrival.arrived_s, text)
+        if arrival is None:
+            return
+        late_s = self._levels.take(arrival.verdict, captured_s=arrival.captured_s, arrived_s=arrival.arrived_s)
+        if late_s:
+            text = (
+                f"gpio: {self._station.name}: a reject came {1000 * late_s:.0f} ms too late, which may eject another "
+                f"part. Raise reject_delay_ms, {self._config.reject_delay_ms:g}, and move the ejector"
+            )
+            logger.error("%s", text)
+            self._late = (arrival.arrived_s, text)
 
 
 class _Lines:
@@ -164,17 +155,20 @@ class _Lines:
         self._set_s = -math.inf
 
     def __enter__(self) -> Self:
-        """Raises ZsadError if the chip or a line cannot be used."""
+        """Raises OSError, ValueError or ZsadError if the chip or a line cannot be used."""
         import gpiod
         from gpiod.line import Direction
 
         off = gpiod.LineSettings(direction=Direction.OUTPUT, active_low=self._active_low)
+        config = dict.fromkeys(self._names, off)
         try:
-            self._request = gpiod.request_lines(
-                self._chip, consumer=self._consumer, config={name: off for name in self._names}
-            )
-        except (OSError, ValueError) as error:
-            raise ZsadError(f"{self._chip}: {self._why(error)}") from error
+            self._request = gpiod.request_lines(self._chip, config=config, consumer=self._consumer)  # type: ignore[arg-type]
+        except OSError as error:
+            users = users_of_lines(self._chip, self._names) if error.errno == errno.EBUSY else {}
+            if not users:
+                raise
+            used = ", ".join(f"line {line} is used by {user}" for line, user in users.items())
+            raise ZsadError(used) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,19 +177,10 @@ class _Lines:
         self._request.release()
 
     def set(self, levels: Mapping[str, bool], now_s: float) -> None:
-        """Sets the lines if one changes, or to look whether the chip is still there. Raises ZsadError if not."""
+        """Sets the lines if one changes, or to look whether the chip is still there. Raises OSError if not."""
         from gpiod.line import Value
 
         if levels == self._levels and now_s < self._set_s + REFRESH_S:
             return
-        try:
-            self._request.set_values({line: Value.ACTIVE if on else Value.INACTIVE for line, on in levels.items()})
-        except OSError as error:
-            raise ZsadError(f"{self._chip}: {error.strerror}") from error
+        self._request.set_values({line: Value.ACTIVE if on else Value.INACTIVE for line, on in levels.items()})
         self._levels, self._set_s = levels, now_s
-
-    def _why(self, error: Exception) -> str:
-        if isinstance(error, OSError) and error.errno == errno.EBUSY:
-            users = users_of_lines(self._chip, self._names)
-            return ", ".join(f"line {line} is used by {user}" for line, user in users.items())
-        return (error.strerror if isinstance(error, OSError) else None) or str(error)

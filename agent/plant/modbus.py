@@ -96,9 +96,9 @@ class ModbusServer(RestartingService):
         if not self._stop.is_set():
             await self._ended.wait()
         server.close()
-        for client in self._clients:
-            client.transport.abort()
         while self._clients:  # each ends as soon as it notices
+            for client in self._clients:
+                client.transport.abort()
             await asyncio.sleep(0.005)
 
     def _bound(self) -> socket.socket:

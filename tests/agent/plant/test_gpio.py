@@ -2,6 +2,7 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -142,7 +143,7 @@ def test_the_fake_has_the_signatures_of_the_real_module() -> None:
 def test_lines_follow_the_results_and_are_inactive_at_the_end(chips: dict[str, FakeChip]) -> None:
     chip = chips[PATH] = FakeChip()
     ok, ng, reject = (chip.lines[number] for number in (1, 2, 4))
-    with DigitalOutputs([EVERY], [Camera().station]) as outputs:
+    with DigitalOutputs(EVERY, Camera().station) as outputs:
         wait_for(lambda: ok.used)
         assert ok.consumer == "zsad-agent cam0" and not ok.active
         outputs.accept(result(Verdict.OK), None)
@@ -161,7 +162,7 @@ def test_lines_follow_the_results_and_are_inactive_at_the_end(chips: dict[str, F
 def test_lines_that_are_active_low_are_high_at_rest(chips: dict[str, FakeChip]) -> None:
     chip = chips[PATH] = FakeChip()
     config = GpioConfig(chip=PATH, ok="LINE7", active_low=True, hold_ms=50)
-    with DigitalOutputs([config], [Camera().station]) as outputs:
+    with DigitalOutputs(config, Camera().station) as outputs:
         wait_for(lambda: chip.lines[7].used)
         outputs.accept(result(Verdict.OK), None)
         wait_for(lambda: len(chip.lines[7].physical) >= 3)
@@ -172,7 +173,7 @@ def test_a_pause_and_a_lost_camera_end_ok_at_once(chips: dict[str, FakeChip]) ->
     chip = chips[PATH] = FakeChip()
     camera = Camera()
     config = GpioConfig(chip=PATH, ok="1", ready="5", hold_ms=60_000)
-    with DigitalOutputs([config], [camera.station]) as outputs:
+    with DigitalOutputs(config, camera.station) as outputs:
         for stop, resume in (({"paused": True}, {"paused": False}), ({"fault": "unplugged"}, {"fault": None})):
             outputs.accept(result(Verdict.OK), None)
             wait_for(lambda: chip.lines[1].active and chip.lines[5].active)
@@ -181,20 +182,26 @@ def test_a_pause_and_a_lost_camera_end_ok_at_once(chips: dict[str, FakeChip]) ->
             vars(camera).update(resume)
 
 
-def test_each_camera_has_its_lines(chips: dict[str, FakeChip]) -> None:
-    chips[PATH], chips["/dev/gpiochip1"] = FakeChip(), FakeChip()
-    configs = [
-        GpioConfig(chip=PATH, camera="left", ng="1", hold_ms=60_000),
+def test_each_camera_has_its_lines_also_if_a_chip_is_missing(chips: dict[str, FakeChip], tmp_path: Path) -> None:
+    chip = chips["/dev/gpiochip1"] = FakeChip()
+    outputs = (
+        GpioConfig(chip=PATH, camera="left", ng="1"),
         GpioConfig(chip="/dev/gpiochip1", camera="right", ng="1", hold_ms=60_000),
-    ]
-    with DigitalOutputs(configs, [Camera("left").station, Camera("right").station]) as outputs:
-        outputs.accept(result(Verdict.ANOMALOUS, "right"), None)
-        wait_for(lambda: chips["/dev/gpiochip1"].lines[1].active)
-        assert not chips[PATH].lines[1].active
+    )
+    plant = Plant(PlantConfig(gpio=outputs), [Camera("left").station, Camera("right").station], tmp_path)
+    with ExitStack() as running:
+        for one in plant.services(None):
+            running.enter_context(one)
+        wait_for(lambda: chip.lines[1].used)
+        for camera, verdict in (("right", Verdict.ANOMALOUS), ("left", Verdict.OK)):
+            for sink in plant.sinks:
+                sink.accept(result(verdict, camera), None)
+        wait_for(lambda: chip.lines[1].active)
+        wait_for(lambda: "No such file" in str(plant.services(None)[0].fault))
 
 
 def test_a_chip_that_is_missing_busy_or_vanishes_is_a_fault_until_it_is_back(chips: dict[str, FakeChip]) -> None:
-    with DigitalOutputs([GpioConfig(chip=PATH, ok="1", hold_ms=60_000)], [Camera().station]) as outputs:
+    with DigitalOutputs(GpioConfig(chip=PATH, ok="1", hold_ms=60_000), Camera().station) as outputs:
         wait_for(lambda: "/dev/gpiochip0: No such file or directory" in str(outputs.fault))
         outputs.accept(result(Verdict.OK), None)
         chip = FakeChip()
@@ -221,14 +228,14 @@ def test_outputs_need_no_plc(tmp_path: Path) -> None:
 def test_a_line_that_the_chip_has_not_is_a_fault(chips: dict[str, FakeChip]) -> None:
     chips[PATH] = FakeChip(4)
     for line, why in (("9", "line offset of out range"), ("GPIO17", "No such file or directory")):
-        with DigitalOutputs([GpioConfig(chip=PATH, ok=line)], [Camera().station]) as outputs:
+        with DigitalOutputs(GpioConfig(chip=PATH, ok=line), Camera().station) as outputs:
             wait_for(lambda why=why: why in str(outputs.fault))  # type: ignore[misc]
 
 
 def test_a_late_reject_is_a_fault(chips: dict[str, FakeChip]) -> None:
     chips[PATH] = FakeChip()
     config = GpioConfig(chip=PATH, reject="4", reject_delay_ms=100.0)
-    with DigitalOutputs([config], [Camera().station]) as outputs:
+    with DigitalOutputs(config, Camera().station) as outputs:
         wait_for(lambda: chips[PATH].lines[4].used)
         outputs.accept(result(Verdict.UNKNOWN, age_s=0.5), None)
         wait_for(lambda: "ms too late" in str(outputs.fault))
@@ -243,7 +250,7 @@ def test_a_chip_that_hangs_delays_no_result(chips: dict[str, FakeChip], monkeypa
         hangs.wait(60)
 
     monkeypatch.setattr(fake_gpiod.LineRequest, "set_values", set_values)
-    outputs = DigitalOutputs([EVERY], [Camera().station])
+    outputs = DigitalOutputs(EVERY, Camera().station)
     outputs.start()
     assert entered.wait(60)
     begun_s = time.monotonic()

@@ -201,7 +201,9 @@ def test_clients_that_hang_do_not_keep_others_out(plant: Plant) -> None:
             sent += hanging[-1].send(b"\0\1\0\0\0\6\1\3\0\0\0\x64" * 1000)
     with socket.create_connection(("127.0.0.1", plant.server.port), timeout=60) as connection:
         assert ask(connection, b"\1\0\x10\0\1")[0][:2] == b"\1\1"
-    assert len(plant.server._clients) <= 33
+        clients = [client.get_extra_info("socket") for client in list(plant.server._clients)]
+        assert 1 <= len(clients) <= 33
+        assert all(one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for one in clients)
     for each in hanging:
         each.close()
 
