@@ -74,10 +74,6 @@ class Memory:
         """Of the vectors, to find a change in memory."""
         return zlib.crc32(self.vectors.data)
 
-    def without(self, left_out: np.ndarray) -> "Memory":
-        """A copy without the vectors where bool [M] is True, which must leave one."""
-        return Memory(self.vectors[: len(left_out)][~left_out], self.rows)
-
 
 class Search:
     """The compiled search of one scale. For one thread at a time."""

@@ -32,7 +32,7 @@ from zsad_agent.teaching.goods import (
 from zsad_agent.teaching.observe import Observed, Observer, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
 from zsad_core.errors import ImageError, ZsadError
-from zsad_core.memory import Promise, Spread, coreset, promise, to_unit
+from zsad_core.memory import Promise, Spread, coresets, promise, to_unit
 from zsad_core.part import PartModel, part_models
 
 SMALL_SIDE = 640  # of the pictures from which the part is learned, pixels
@@ -282,21 +282,20 @@ def _without(task: _Task, seen: Mapping[str, Kept], outliers: Mapping[int, float
 
 def _learn_scale(task: _Task, name: str, seen: Mapping[str, Observed]) -> tuple[np.ndarray, np.ndarray]:
     """The memory of a scale, float16 [M, C]; float32 [K, grid]: each good's distances to what the others have shown."""
-    vectors, owners = [], []
-    for number, one in enumerate(seen.values()):
-        tokens = one.tokens[name]
-        vectors.append(tokens[one.judged(task.ignored, tokens.shape[:2])])
-        owners.append(np.full(len(vectors[-1]), number))
+    judged = (one.judged(task.ignored, one.tokens[name].shape[:2]) for one in seen.values())
+    vectors = [one.tokens[name][counted] for one, counted in zip(seen.values(), judged, strict=True)]
     if sum(len(found) > 0 for found in vectors) < LEAST_GOODS:
         raise ZsadError("the mask ignores the whole part, so nothing can be learned")
-    together = np.concatenate(vectors)
-    places = coreset(together, task.observer.scales[name].memory, seed=task.seed)
-    owner = np.concatenate(owners)[places]
-    memory = task.observer.memory(name, together[places])
+    together, lengths = np.concatenate(vectors), [len(found) for found in vectors]
+    memories = (
+        together[places] for places in coresets(together, lengths, task.observer.scales[name].memory, seed=task.seed)
+    )
+    learned = next(memories)
     distances = [
-        task.observer.distances(one, name, memory.without(owner == number)) for number, one in enumerate(seen.values())
+        task.observer.distances(one, name, task.observer.memory(name, others))
+        for one, others in zip(seen.values(), memories, strict=True)
     ]
-    return together[places], np.stack(distances)
+    return learned, np.stack(distances)
 
 
 def _finish(

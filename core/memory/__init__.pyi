@@ -4,6 +4,7 @@ from .conformal import promise as promise
 from .conformal import promise_at as promise_at
 from .conformal import recall_interval as recall_interval
 from .k_centre import coreset as coreset
+from .k_centre import coresets as coresets
 from .maps import FLOOR as FLOOR
 from .maps import Spread as Spread
 from .maps import from_unit as from_unit

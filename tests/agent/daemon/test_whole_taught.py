@@ -169,11 +169,11 @@ def test_another_bundle_at_the_start_makes_the_profile_again_while_other_cameras
 SLOW_STEP = """
 import time
 from zsad_core.memory import k_centre
-choose = k_centre.coreset
+choose = k_centre.coresets
 def slowly(*args, **more):
     time.sleep(8)  # longer than the services have to stop
     return choose(*args, **more)
-k_centre.coreset = slowly
+k_centre.coresets = slowly
 """
 
 

@@ -46,17 +46,6 @@ def test_every_vector_of_a_large_memory_is_found_and_none_is_copied(count: int) 
     assert np.allclose(search.distances(tokens, memory), expected, atol=1e-6)
 
 
-def test_vectors_that_are_left_out_are_not_found() -> None:
-    search = Search(rows=10, width=24, queries=16)
-    vectors = unit(6, 24)
-    memory = Memory(vectors, 10)
-    left_out = np.array([True, False, False, True, False, False])  # the first vector also fills the rows that are left
-    without = memory.without(left_out)
-    assert np.allclose(search.distances(vectors, memory), 0, atol=1e-3)
-    expected = np.clip(1 - (vectors @ vectors[~left_out].T).max(axis=1), 0, 2)
-    assert np.allclose(search.distances(vectors, without), expected, atol=1e-6)
-
-
 def test_scales_of_equal_size_share_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[int] = []
 

@@ -7,6 +7,7 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import HealthConfig, InferenceConfig
 from zsad_agent.teaching import MAX_GOODS, Taught, TaughtPredictor, teach
+from zsad_agent.teaching.observe import Memory, Observer
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.types import Prediction
 
@@ -53,6 +54,19 @@ def test_good_part_is_not_compared_with_itself() -> None:
     outcome = taught(goods(3))  # the memory holds all their vectors
     again = dict(zip(outcome.good_scores, scores_of(outcome, goods(3)), strict=True))
     assert all(score < outcome.good_scores[name] for name, score in again.items())
+
+
+def test_good_part_is_compared_with_a_memory_of_the_others_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def count(observer: Observer, name: str, vectors: np.ndarray) -> Memory:
+        sizes.append(len(vectors))
+        return Memory(vectors, observer.scales[name].memory)
+
+    monkeypatch.setattr(Observer, "memory", count)
+    monkeypatch.setattr(Observer, "distances", lambda observer, seen, name, memory: np.ones(seen.grid_hw, np.float32))
+    taught(goods(8))  # 512 vectors, 200 fit
+    assert set(sizes) == {200} and len(sizes) >= 8
 
 
 def test_each_level_has_its_threshold_and_the_recall_of_the_bad_parts() -> None:
