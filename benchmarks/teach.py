@@ -211,7 +211,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="lines of JSON, read and extended")
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="folder of the data sets")
     parser.add_argument("--sets", nargs="+", default=SETS, help=f"default: {' '.join(SETS)}")
-    parser.add_argument("--counts", nargs="+", type=int, default=COUNTS, help="good parts; default 1 4 16 60")
+    parser.add_argument("--counts", nargs="*", type=int, default=COUNTS, help="good parts; default 1 4 16 60")
     parser.add_argument(
         "--streams", nargs="*", type=float, default=STREAMS, help="shares of defective pictures; default .05 .1 .2"
     )
@@ -234,7 +234,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     for flag in ("counts", "rates", "per_folder", "threads", "rounds", "turn"):
         values = getattr(args, flag)
-        if min(values if isinstance(values, Sequence) else [values]) <= 0:
+        if min(values if isinstance(values, Sequence) else [values], default=1) <= 0:
             parser.error(f"--{flag.replace('_', '-')}: {values} is not above 0")
     if min(args.draws) < 0 or max(args.rates) >= 1 or not all(0 < share < 1 for share in args.streams):
         parser.error("--draws must be at least 0, --rates below 1, --streams between 0 and 1")
