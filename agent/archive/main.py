@@ -43,7 +43,7 @@ def _main(arguments: list[str]) -> int:
     from zsad_agent.archive.scoring import read_settings
     from zsad_core.types import Verdict
 
-    folder = PartsFolder(Path(os.path.abspath(args.out)), read_settings(args))  # noqa: PTH100
+    folder = PartsFolder(args.out.absolute(), read_settings(args))
     with folder.opened():
         done = folder.read_done()
         if done.verdicts:
@@ -62,10 +62,10 @@ def _main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = command_parser(
         "score",
-        "Scores an archive of pictures into Parquet files, with the numbers of `zsad-agent score`. The same command "
-        "again goes on where it was stopped. Exit code 1 if a picture has no score: its verdict is `unknown`.",
+        "Scores an archive of pictures into Parquet files. The scores are those of `zsad-agent score`. To continue "
+        "after a stop, run the same command again. Exit code 1 if a picture has no score: its verdict is `unknown`.",
         examples="zsad-score /archive/2026 --out scores\n"
-        "zsad-score '/archive/*/cam0/*.png' lists.txt --out /shared/scores --address head:6379 --cpus 4",
+        "zsad-score '/archive/*/cam0/*.png' list.txt --out /shared/scores --address head:6379 --cpus 4",
     )
     parser.prog = "zsad-score"
     parser.add_argument(

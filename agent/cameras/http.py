@@ -90,14 +90,14 @@ def _without_user(url: str) -> str:
 
 def _opener(url: str) -> urllib.request.OpenerDirector:
     """Answers a request for a password of the URL's host as Digest or Basic; uses no proxy."""
-    parts = urllib.parse.urlsplit(_without_user(url))
+    parts = urllib.parse.urlsplit(url)
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    given = urllib.parse.urlsplit(url)
-    if given.username is not None:
+    if parts.username is not None:
         passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        user, password = (urllib.parse.unquote(text or "") for text in (given.username, given.password))
+        user, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))
+        netloc = parts.netloc.rpartition("@")[2]
         # Also for the redirect of a camera to its own https.
-        origins = [f"{parts.scheme}://{parts.netloc}/", f"https://{parts.netloc.removesuffix(f':{parts.port}')}/"]
+        origins = [f"{parts.scheme}://{netloc}/", f"https://{netloc.removesuffix(f':{parts.port}')}/"]
         passwords.add_password(None, origins, user, password)
         handlers += [_Digest(passwords), urllib.request.HTTPBasicAuthHandler(passwords)]
     opener = urllib.request.build_opener(*handlers)

@@ -61,7 +61,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
 
     A missing camera is not a fault: it may be connected later, and the agent reports it as lost until then.
     """
-    from zsad_agent.config import EMBEDDED_BROKER, default_state_dir
+    from zsad_agent.config import EMBEDDED_BROKER, INSTALL_PLANT, default_state_dir
     from zsad_core.bundle import read_trusted_keys
 
     config = settings.config
@@ -108,7 +108,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
         ("gpio", "gpiod", bool(config.plant.gpio)),
     ):
         if is_on and find_spec(library) is None:
-            yield f"{settings.where('plant', key)}: needs {library}: pip install 'zsad-agent[plant]'"
+            yield f"{settings.where('plant', key)}: needs {library}: {INSTALL_PLANT}"
     if config.mqtt.broker == EMBEDDED_BROKER and find_spec("amqtt") is None:
         yield (
             f"{settings.where('mqtt', 'broker')}: {EMBEDDED_BROKER} needs amqtt: pip install "

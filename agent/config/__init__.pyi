@@ -30,6 +30,7 @@ from .paths import SHIPPED_BUNDLE as SHIPPED_BUNDLE
 from .paths import SHIPPED_BUNDLES as SHIPPED_BUNDLES
 from .paths import default_cache_dir as default_cache_dir
 from .paths import default_state_dir as default_state_dir
+from .plant import INSTALL_PLANT as INSTALL_PLANT
 from .plant import GpioConfig as GpioConfig
 from .plant import PlantConfig as PlantConfig
 from .web import OFF as OFF

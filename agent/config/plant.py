@@ -13,6 +13,7 @@ Timeout = Annotated[float, Field(gt=0, le=3600)]
 NumberAsText = BeforeValidator(lambda line: str(line) if type(line) is int and line >= 0 else line)
 Line = Annotated[str, NumberAsText, Field(pattern=r"^[!-~]{1,31}$")]  # a GPIO line: its number in the chip, or its name
 Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
+INSTALL_PLANT = "pip install 'zsad-agent[plant]', or on Debian the package zsad-agent-plant"
 SIGNALS = ("ok", "ng", "unknown", "reject", "ready", "heartbeat")
 
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent.config import PlantConfig, split_listen
+from zsad_agent.config import INSTALL_PLANT, PlantConfig, split_listen
 from zsad_agent.inspection import Station
 from zsad_agent.plant import DigitalOutputs, PlantStations
 from zsad_agent.system import Service
@@ -13,8 +13,6 @@ from zsad_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from zsad_agent.plant import Commands, Handshake
-
-INSTALL = "pip install 'zsad-agent[plant]', or on Debian the package zsad-agent-plant"
 
 
 class Plant:
@@ -84,4 +82,4 @@ class Plant:
 
 def _require(library: str, key: str) -> None:
     if find_spec(library) is None:
-        raise ConfigError(f"{key} needs {library}, which is not installed: {INSTALL}")
+        raise ConfigError(f"{key} needs {library}, which is not installed: {INSTALL_PLANT}")

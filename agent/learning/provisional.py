@@ -38,6 +38,7 @@ class ProvisionalThresholds:
         self._folder = folder
         self._seen: dict[tuple[str, str], SeenScores] = {}  # by camera and product
         self._unwritten: dict[tuple[str, str], int] = {}
+        self._found: dict[tuple[str, str], tuple[SeenScores, Provisional | None]] = {}  # asked for at each picture
 
     def load(self) -> None:
         """Loads what an earlier run has left."""
@@ -73,10 +74,13 @@ class ProvisionalThresholds:
 
     def threshold(self, camera: str, product: str, bundle: Bundle) -> Provisional | None:
         """The threshold for scores of this bundle; None: that of the bundle. Never waits."""
-        seen = self._seen.get((camera, product))
+        key = (camera, product)
+        seen, found = self._seen.get(key), self._found.get(key)
         if seen is None or seen.bundle != bundle.sha256:
             return None
-        return provisional_threshold(seen.scores, bundle.manifest.threshold.value)
+        if found is None or found[0] is not seen:
+            found = self._found[key] = seen, provisional_threshold(seen.scores, bundle.manifest.threshold.value)
+        return found[1]
 
     def _path(self, camera: str, product: str) -> Path:
         return self._folder / camera / product / FILE

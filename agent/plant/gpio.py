@@ -178,9 +178,9 @@ class _Lines:
 
     def set(self, levels: Mapping[str, bool], now_s: float) -> None:
         """Sets the lines if one changes, or to look whether the chip is still there. Raises OSError if not."""
-        from gpiod.line import Value
-
         if levels == self._levels and now_s < self._set_s + REFRESH_S:
             return
+        from gpiod.line import Value
+
         self._request.set_values({line: Value.ACTIVE if on else Value.INACTIVE for line, on in levels.items()})
         self._levels, self._set_s = levels, now_s

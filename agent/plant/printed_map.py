@@ -28,7 +28,7 @@ def plant_map(cameras: Sequence[str], programs: Sequence[str], word_order: WordO
         listen: where the server is, or `off`.
     """
     lines = [
-        f"Modbus TCP at {listen} (plant.modbus.listen), any unit id.",
+        f"Modbus TCP, any unit id. plant.modbus.listen is {listen}.",
         "Addresses count from 0, as in the request. In brackets from 1: [17] is coil 00017 or holding register 40017.",
         "PLC to agent: coils (functions 1, 5, 15) or holding registers (3, 6, 16, 22, 23).",
         "Agent to PLC: coils or discrete inputs (1, 2), holding or input registers (3, 4). A write to them is refused.",

@@ -22,7 +22,7 @@ FAILED, USAGE = 1, 2  # exit codes
 
 
 def note_hangups() -> Callable[[], bool]:
-    """SIGHUP no longer ends the process. Returns a function: whether one came since its last call."""
+    """Keeps SIGHUP from ending the process. Returns a function: whether one came since its last call."""
     came: list[int] = []
 
     def taken() -> bool:

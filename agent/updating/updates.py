@@ -7,6 +7,7 @@ download continues; what was tried has come into use, or has failed and the earl
 import contextlib
 import logging
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -199,7 +200,7 @@ class Updates(ThreadService):
                     size=request.bytes or 0,
                     sha256=request.sha256,
                     config=self._config,
-                    progress=lambda done, size=request.bytes or 1: self._progress(done, size),  # type: ignore[misc]
+                    progress=partial(self._progress, size=request.bytes or 1),
                 )
             self._fetch(request, download)
 
@@ -212,9 +213,8 @@ class Updates(ThreadService):
             self._clean(keep=request.sha256)
             download.run()
             if request.signature is not None:
-                write_whole(
-                    self._file(request).with_name(f"{self._file(request).name}.sig"), request.signature.encode()
-                )
+                file = self._file(request)
+                write_whole(file.with_name(f"{file.name}.sig"), request.signature.encode())
         except Exception as error:
             if not self._stop.is_set():  # else it continues after the next start
                 self._fail(error)

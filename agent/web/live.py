@@ -61,7 +61,7 @@ class PlcCamera(BaseModel):
 
 class PlcBody(BaseModel):
     doors: list[PlcDoor] = Field(description="Empty: the handshake is off.")
-    cameras: list[PlcCamera] = Field(description="Those with `trigger: mqtt`.")
+    cameras: list[PlcCamera] = Field(description="Those with `trigger: plc` or `mqtt`.")
 
 
 class DryTestBody(Body):
@@ -237,5 +237,5 @@ def _plc_of(parts: WebParts, camera: str) -> Plc:
     if parts.plc is None:
         raise HTTPException(409, "the handshake with a PLC is off. Set plant.modbus.listen or plant.opcua.listen")
     if not station.capture.triggered:
-        raise HTTPException(409, f"{camera} has no handshake with the PLC. Set trigger: mqtt")
+        raise HTTPException(409, f"{camera} has no handshake with the PLC. Set trigger: plc")
     return parts.plc

@@ -17,7 +17,6 @@ from zsad_core.errors import ConfigError
 
 CONNECT_S = 10.0
 QUIET_S, COLLECT_S = 1.0, 20.0  # without a retained message, and at most
-CLOSE_S = 5.0
 
 
 class Broker:
@@ -68,8 +67,8 @@ class Broker:
         if not self._answered.wait(CONNECT_S) or self._refusal is not None:
             self.__exit__()
             raise FleetError(f"the broker {host}:{port} {self._refusal or 'does not answer'}")
-        end_s = quiet_s = time.monotonic()
-        while time.monotonic() < min(end_s + COLLECT_S, quiet_s + QUIET_S):
+        began_s = quiet_s = time.monotonic()
+        while time.monotonic() < min(began_s + COLLECT_S, quiet_s + QUIET_S):
             if self._take(QUIET_S / 10):
                 quiet_s = time.monotonic()
         return self

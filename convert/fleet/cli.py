@@ -34,14 +34,19 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listed = commands.add_parser("list", help="the devices and what they run")
+    listed, rollout, rollback, status = (
+        commands.add_parser(name, help=text, description=text)
+        for name, text in (
+            ("list", "The devices and what they run."),
+            ("rollout", "Devices fetch a file and take it into use, wave by wave."),
+            ("rollback", "Devices that use a file take the one before it into use."),
+            ("status", "How far a rollout is, and what its devices say."),
+        )
+    )
     listed.add_argument("--json", action="store_true", help="one JSON object a device")
-    rollout = commands.add_parser("rollout", help="devices fetch a file and take it into use, wave by wave")
-    rollback = commands.add_parser("rollback", help="devices that use a file take the one before it into use")
-    status = commands.add_parser("status", help="how far a rollout is, and what its devices say now")
     for command in (rollout, rollback, status):
         command.add_argument("file", type=Path, metavar="FILE", help=".zip of a bundle, or .profile")
-        command.add_argument("--state", type=Path, help="file with the progress (default: FILE.ACTION.json)")
+        command.add_argument("--state", type=Path, help="progress file (default: <name of FILE>.ACTION.json here)")
     status.add_argument("--rollback", action="store_true", help="of the rollback, not of the rollout")
     rollout.add_argument("--store", required=True, metavar="URL", help="where devices find FILE: URL/<name of FILE>")
     rollout.add_argument("--allow-unsigned", action="store_true", help="also a FILE without a signature")
@@ -50,9 +55,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--dry-run", action="store_true", help="show the waves and send nothing")
         command.add_argument("--answer-s", type=float, default=60.0, help="longest wait for an answer (default 60)")
         command.add_argument("--wait-s", type=float, default=3600.0, help="longest update of a device (default 3600)")
-    for command in (listed, rollout, rollback, status):
+    for command in (listed, rollout, rollback):
         command.add_argument("--match", action="append", default=[], metavar="ID", help="devices: 'line*'; may repeat")
         command.add_argument("--tag", action="append", default=[], help="devices with all of these update.tags")
+    for command in (listed, rollout, rollback, status):
         command.add_argument("--broker", default="mqtt://localhost:1883", metavar="URL", help="(default %(default)s)")
         command.add_argument("--prefix", default="zsad", help="mqtt.topic_prefix of the devices (default %(default)s)")
         command.add_argument("--username", help="at the broker")

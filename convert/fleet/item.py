@@ -57,7 +57,8 @@ def read_item(path: Path, store: str | None, *, allow_unsigned: bool) -> Item:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if path.suffix == ".profile":
         signature = _signature_of(path)
-        product, in_use, name = _product_of(path), sha256, f"profile of {_product_of(path)}"
+        product, in_use = _product_of(path), sha256
+        name = f"profile of {product}"
     else:
         bundle = load_bundle(path)
         signature, product, in_use = None, None, bundle.sha256

@@ -137,7 +137,7 @@ Section: science
 Priority: optional
 Depends: zsad-agent (= $version)
 Installed-Size: $(du -sk "$plant" | cut -f1)
-Description: Modbus TCP and OPC UA for zsad-agent
+Description: OPC UA and digital outputs for zsad-agent
  The Python packages that plant.opcua and plant.gpio need. It needs no internet.
 CONTROL
 

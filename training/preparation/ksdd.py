@@ -21,11 +21,8 @@ def prepare(source: Path, chosen: Chosen, output: Output) -> None:
                 f"{path}: {width}x{height}, expected {TILE} pixels in width and at least as many in height"
             )
         for index, top in enumerate((0, (height - TILE) // 2, height - TILE)):
-            name, tile, mask = (
-                f"{path.parent.name}_{path.stem}_{index}",
-                image[top : top + TILE],
-                defect[top : top + TILE],
-            )
+            name = f"{path.parent.name}_{path.stem}_{index}"
+            tile, mask = image[top : top + TILE], defect[top : top + TILE]
             if mask.sum() >= _LEAST_DEFECT:
                 output.jpeg(f"commutator/test/crack/{name}.jpg", tile)
                 output.mask(f"commutator/ground_truth/crack/{name}_mask.png", mask)

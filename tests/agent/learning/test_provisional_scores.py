@@ -37,6 +37,7 @@ def test_threshold_follows_different_parts_of_one_camera_product_and_bundle(tmp_
         assert found(line) is None
         show(line, [0.2])
         assert found(line) == provisional_threshold([*scores_around(0.2, 8), 0.2], 0.5)
+        assert found(line) is found(line)  # computed once for each new score
         show(line, scores_around(0.6, 12), product="bolt")
         show(line, [0.9] * 20, provisional=False)
         assert found(line) == provisional_threshold([*scores_around(0.2, 8), 0.2], 0.5)
