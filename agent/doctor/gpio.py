@@ -3,7 +3,7 @@
 import getpass
 from collections.abc import Iterator
 
-from zsad_agent.config import AgentConfig
+from zsad_agent.config import INSTALL_PLANT, AgentConfig
 from zsad_agent.doctor.finding import Finding
 from zsad_agent.doctor.network import agent_runs
 from zsad_agent.probing import users_of_lines
@@ -16,6 +16,9 @@ def check_lines(config: AgentConfig) -> Iterator[Finding]:
         name = f"gpio {output.chip}"
         try:
             users = users_of_lines(output.chip, list(output.lines.values()))
+        except ModuleNotFoundError:
+            yield Finding(check=name, state="fail", text="gpiod is not installed", advice=INSTALL_PLANT)
+            continue
         except PermissionError:
             advice = f"sudo usermod -aG gpio {getpass.getuser()}, or as docs/plant.md says for the service"
             yield Finding(check=name, state="fail", text="no permission", advice=advice)

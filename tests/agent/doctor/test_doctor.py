@@ -276,3 +276,5 @@ def test_gpio_lines_are_there_and_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found() == ("ok", "ok 1, ng LINE2")
     chips["/dev/gpiochip0"].lines[2].used = True
     assert found() == ("fail", "line LINE2 is used by the kernel")
+    monkeypatch.setitem(sys.modules, "gpiod", None)
+    assert found() == ("fail", "gpiod is not installed")
