@@ -97,7 +97,11 @@ class VisionSystem:
             ("Reset", self._reset, []),
         ):
             await top.add_method(
-                _id(space, f"{camera}.{name}"), ua.QualifiedName(name, space), uamethod(_counted(call, len(inputs))), inputs, []
+                _id(space, f"{camera}.{name}"),
+                ua.QualifiedName(name, space),
+                uamethod(_counted(call, len(inputs))),
+                inputs,
+                [],
             )
 
     def take_write(self, node: ua.NodeId, value: Any) -> bool:

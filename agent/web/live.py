@@ -61,7 +61,7 @@ class PlcCamera(BaseModel):
 
 class PlcBody(BaseModel):
     doors: list[PlcDoor] = Field(description="Empty: the handshake is off.")
-    cameras: list[PlcCamera] = Field(description="Those with `trigger: mqtt`.")
+    cameras: list[PlcCamera] = Field(description="Those with `trigger: plc` or `mqtt`.")
 
 
 class DryTestBody(Body):
@@ -211,8 +211,8 @@ def read_plc(parts: Parts, visitor: ForOperator) -> PlcBody:
 def start_dry_test(camera: Camera, body: DryTestBody, parts: Parts, visitor: ForAdmin) -> PlcBody:
     """Shows a verdict to the PLC without a part, to test the wiring. It ends by itself, and at once at a trigger.
 
-    TriggerReady is 0 meanwhile, Error is 1 and PartIdOut is 4294967295. A trigger is missed. 409 while a part may wait
-    for its verdict.
+    TriggerReady is 0 meanwhile and a trigger is missed. ErrorCode is 9 and PartIdOut 4294967295 until the next part.
+    409 while a part may wait for its verdict.
     """
     _plc_of(parts, camera).start_dry_test(camera, body.verdict)
     visitor.note(f"{camera} PLC dry test", None, body.verdict)
@@ -237,5 +237,5 @@ def _plc_of(parts: WebParts, camera: str) -> Plc:
     if parts.plc is None:
         raise HTTPException(409, "the handshake with a PLC is off. Set plant.modbus.listen or plant.opcua.listen")
     if not station.capture.triggered:
-        raise HTTPException(409, f"{camera} has no handshake with the PLC. Set trigger: mqtt")
+        raise HTTPException(409, f"{camera} has no handshake with the PLC. Set trigger: plc")
     return parts.plc

@@ -101,7 +101,7 @@ def test_what_cannot_be_tested_is_refused(wiring: Wiring, tmp_path: Path) -> Non
     ask = wiring.client.ask
     assert ask("POST", "/cameras/cam9/plc/dry-test", {"verdict": "ok"}).status == 404
     free = ask("POST", "/cameras/free/plc/dry-test", {"verdict": "ok"})
-    assert free.status == 409 and "free has no handshake with the PLC. Set trigger: mqtt" in free.error
+    assert free.status == 409 and "free has no handshake with the PLC. Set trigger: plc" in free.error
     assert ask("POST", DRY_TEST, {"verdict": "paused"}).status == ask("POST", DRY_TEST, {}).status == 422
     with make_server(tmp_path / "off", stations=[station("cam0", [])]) as server:
         client = Client(server.port or 0).open()
