@@ -144,6 +144,8 @@ class AgentConfig(StrictModel):
             raise ValueError("plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none")
         if "plc" in modes and not self.plant.on:
             raise ValueError("trigger: plc needs plant.modbus or plant.opcua, which the PLC uses")
+        if twice := _repeated(list(self.plant.programs)):
+            raise ValueError(f"plant.programs: {twice} is there more than once, so Program would have two numbers")
         for output in self.plant.gpio:
             if output.camera not in names and (output.camera is not None or len(names) > 1):
                 known = ", ".join(names)

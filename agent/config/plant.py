@@ -10,8 +10,18 @@ from zsad_core.config import StrictModel
 
 Listen = Annotated[str, OffInYaml, AfterValidator(listen_address)]
 Timeout = Annotated[float, Field(gt=0, le=3600)]
-NumberAsText = BeforeValidator(lambda line: str(line) if type(line) is int and line >= 0 else line)
-Line = Annotated[str, NumberAsText, Field(pattern=r"^[!-~]{1,31}$")]  # a GPIO line: its number in the chip, or its name
+
+
+def _as_text(line: object) -> object:
+    if type(line) is int and line >= 0:
+        return str(line)
+    if not isinstance(line, str):
+        raise ValueError("expected the line's number, from 0 on, or its name")
+    return line
+
+
+# a GPIO line: its number in the chip, or its name
+Line = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[!-~]{1,31}$")]
 Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
 INSTALL_PLANT = "pip install 'zsad-agent[plant]', or on Debian the package zsad-agent-plant"
 SIGNALS = ("ok", "ng", "unknown", "reject", "ready", "heartbeat")

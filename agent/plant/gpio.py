@@ -64,9 +64,11 @@ class LineLevels:
         """Line -> whether it is active."""
         while self._pulses and self._pulses[0] + self._pulse_s <= now_s:
             self._pulses.popleft()
+        if self._verdict is Verdict.OK and not can_inspect:
+            self._verdict = None  # also after a short pause: nobody knows which part is at the gate then
         shown = self._verdict if now_s < self._verdict_until_s else None
         active = {
-            "ok": can_inspect and shown is Verdict.OK,
+            "ok": shown is Verdict.OK,
             "ng": shown is Verdict.ANOMALOUS,
             "unknown": shown is Verdict.UNKNOWN,
             "reject": bool(self._pulses) and self._pulses[0] <= now_s,

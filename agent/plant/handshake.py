@@ -175,9 +175,10 @@ class Handshake:
 
     @property
     def program_to_set(self) -> int:
-        """The number of the program that the PLC selected while no part is being inspected; 0: none."""
+        """The number of the program that the PLC selected, while no part is inspected and no dry test runs; 0: none."""
         with self._lock:
-            return 0 if self._state in (_State.BUSY, _State.RESULTS) else self._program_to_set
+            waits = self._state in (_State.BUSY, _State.RESULTS, _State.DRY_TEST)
+            return 0 if waits else self._program_to_set
 
     def program_set(self, number: int, *, refused: bool) -> None:
         """The program with this number was set, or refused. A later selection stays."""
@@ -212,6 +213,7 @@ class Handshake:
     def start_dry_test(self, verdict: Verdict) -> None:
         """Shows a verdict of no part to the PLC. TriggerReady is 0 meanwhile, Error is 1 and PartIdOut is `NO_PART`.
 
+        ErrorCode and PartIdOut stay until the next accepted trigger: a PLC that reads them after Ok must not pass it.
         It ends at ResultsAck, at Reset, by `end_dry_test`, after `SHOWN_S`, and at once at a trigger, which is missed.
 
         Raises:
@@ -223,6 +225,15 @@ class Handshake:
             from_s = self._clock() + SETTLE_S
             self._dry_test = DryTest(verdict=verdict, from_s=from_s, until_s=from_s + SHOWN_S)
             self._state = _State.DRY_TEST
+            self._outputs = replace(
+                self._outputs,
+                part_id_out=NO_PART,
+                result_id=0,
+                score=NO_SCORE,
+                score_permille=NO_PERMILLE,
+                threshold=NO_SCORE,
+            )
+            self._fail(ErrorCode.DRY_TEST)
 
     def end_dry_test(self) -> None:
         """Does nothing if there is none."""
@@ -240,6 +251,8 @@ class Handshake:
             return f"the PLC holds {' and '.join(EDGES[name] for name in held)} at 1"
         if self._state is not _State.READY:
             return "a part is being inspected. Wait until its cycle is complete"
+        if self._program_to_set:  # its refusal would replace the error code
+            return "the program is being changed"
         wait_s = self._seen_s.get("trigger", float("-inf")) + self._result_timeout_s - self._clock()
         if wait_s > 0:  # a PLC whose trigger was missed may still wait for its result
             return f"the PLC has triggered a moment ago. Stop the line, and wait {math.ceil(wait_s)} s"
@@ -261,13 +274,6 @@ class Handshake:
             ok=verdict is Verdict.OK,
             ng=verdict is Verdict.ANOMALOUS,
             unknown=verdict is Verdict.UNKNOWN,
-            error=True,
-            error_code=int(ErrorCode.DRY_TEST),
-            part_id_out=NO_PART,
-            result_id=0,
-            score=NO_SCORE,
-            score_permille=NO_PERMILLE,
-            threshold=NO_SCORE,
         )
 
     @property

@@ -14,7 +14,7 @@ import json
 import logging
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,11 @@ class VisionSystem:
             ("Reset", self._reset, []),
         ):
             await top.add_method(
-                _id(space, f"{camera}.{name}"), ua.QualifiedName(name, space), uamethod(call), inputs, []
+                _id(space, f"{camera}.{name}"),
+                ua.QualifiedName(name, space),
+                uamethod(_counted(call, len(inputs))),
+                inputs,
+                [],
             )
 
     def take_write(self, node: ua.NodeId, value: Any) -> bool:
@@ -128,13 +132,17 @@ class VisionSystem:
         await self._state.write_value(_state(self._outputs))
         program = self._outputs.program
         await self._recipe.write_value(self._programs[program - 1] if 0 < program <= len(self._programs) else "")
-        cycle = self._by_method
-        if cycle.results_ack and not self._outputs.results_ready:
+        if self._by_method != Inputs() and self._is_over(before):
             self._by_method = Inputs()
-        elif cycle.program_select and self._outputs.program == cycle.program_select:
-            self._by_method = replace(cycle, program_select=0)
-        if cycle != self._by_method:
             self._send()
+
+    def _is_over(self, before: Outputs) -> bool:
+        """Whether the cycle that a method has begun is complete, given up or missed, whoever did it."""
+        now = self._outputs
+        if now.busy or now.results_ready:
+            return False
+        begun_or_missed = (before.part_counter, before.missed) != (now.part_counter, now.missed)
+        return before.busy or before.results_ready or begun_or_missed
 
     async def _write(self, server: Server, name: str, value: Any) -> None:
         kind = next(signal.kind for signal in OUTPUTS if signal.field == name)
@@ -168,8 +176,9 @@ class VisionSystem:
     async def _select(self, parent: Any, recipe: str) -> ua.StatusCode | None:
         if recipe not in self._programs:
             return _status(ua.StatusCodes.BadNotFound)
-        self._by_method = replace(self._by_method, program_select=self._programs.index(recipe) + 1)
-        self._send()
+        for number in (0, self._programs.index(recipe) + 1, 0):  # a change counts, also to one that was refused before
+            self._by_client = replace(self._by_client, program_select=number)
+            self._send()
         return None
 
     async def _reset(self, parent: Any) -> None:
@@ -177,6 +186,18 @@ class VisionSystem:
         self._send()
         self._by_method = Inputs()
         self._send()
+
+
+def _counted(call: Callable[..., Awaitable[ua.StatusCode | None]], count: int) -> Callable[..., Any]:
+    """The method, refused with another number of arguments; the library does not check it."""
+
+    async def counted(parent: Any, *values: Any) -> ua.StatusCode | None:
+        if len(values) != count:
+            codes = ua.StatusCodes
+            return _status(codes.BadArgumentsMissing if len(values) < count else codes.BadTooManyArguments)
+        return await call(parent, *values)
+
+    return counted
 
 
 def _state(outputs: Outputs) -> str:

@@ -80,7 +80,10 @@ class ErrorCode(IntEnum):
         return code
 
     NONE = 0, "no error"
-    NOT_READY = 1, "missed: the trigger came while the camera was lost or paused, or no model was ready"
+    NOT_READY = (
+        1,
+        "missed: the trigger came while the camera was lost or paused, no model was ready or the program changed",
+    )
     BUSY = 2, "missed: the trigger came while a part was being inspected"
     NOT_ACKNOWLEDGED = 3, "missed: the trigger came before the cycle of the earlier part was complete"
     RESULT_TIMEOUT = 4, "the result did not come within plant.result_timeout_s: the part is Unknown"

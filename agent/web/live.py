@@ -211,8 +211,8 @@ def read_plc(parts: Parts, visitor: ForOperator) -> PlcBody:
 def start_dry_test(camera: Camera, body: DryTestBody, parts: Parts, visitor: ForAdmin) -> PlcBody:
     """Shows a verdict to the PLC without a part, to test the wiring. It ends by itself, and at once at a trigger.
 
-    TriggerReady is 0 meanwhile, Error is 1 and PartIdOut is 4294967295. A trigger is missed. 409 while a part may wait
-    for its verdict.
+    TriggerReady is 0 meanwhile and a trigger is missed. ErrorCode is 9 and PartIdOut 4294967295 until the next part.
+    409 while a part may wait for its verdict.
     """
     _plc_of(parts, camera).start_dry_test(camera, body.verdict)
     visitor.note(f"{camera} PLC dry test", None, body.verdict)

@@ -255,7 +255,12 @@ def test_off_needs_no_quotes(tmp_path: Path) -> None:
         ("source: {camera: 0, trigger: folder}\n", "trigger: folder needs source"),
         ("plant:\n  gpio: [{chip: /dev/gpiochip0}]\n", ":2: plant.gpio.0: "),
         ("plant:\n  gpio:\n  - {chip: gpiochip0, ok: 1}\n", ":3: plant.gpio.0.chip: got 'gpiochip0'"),
-        ("plant:\n  gpio:\n  - {chip: /dev/g, ok: -1}\n", ":3: plant.gpio.0.ok: got -1"),
+        (
+            "plant:\n  gpio:\n  - {chip: /dev/g, ok: -1}\n",
+            ":3: plant.gpio.0.ok: got -1. expected the line's number, from 0 on",
+        ),
+        ("plant:\n  gpio:\n  - {chip: /dev/g, ok: yes}\n", "expected the line's number, from 0 on, or its name"),
+        ("plant:\n  programs: [a, b, a]\n", "plant.programs: a is there more than once"),
         ("plant:\n  gpio:\n  - {chip: /dev/g, ok: 1, ng: 1}\n", "two signals have the same line"),
         ("plant:\n  gpio:\n  - {chip: /dev/g, ok: 1, camera: cam1}\n", "camera is cam1, but the cameras are cam0"),
         (

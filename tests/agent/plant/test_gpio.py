@@ -69,6 +69,7 @@ def test_a_camera_that_cannot_inspect_passes_nothing() -> None:
     levels.take(Verdict.OK, captured_s=100.5, arrived_s=100.5)
     assert active(levels.at(100.6, can_inspect=True)) == {"ok", "ready", "heartbeat"}
     assert active(levels.at(100.6, can_inspect=False)) == set()
+    assert active(levels.at(100.65, can_inspect=True)) == {"ready", "heartbeat"}  # the next part may be at the gate
 
 
 def test_the_newest_verdict_counts() -> None:

@@ -203,7 +203,6 @@ def test_the_heartbeat_counts_twice_a_second(line: Line) -> None:
 
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_a_dry_test_shows_a_verdict_of_no_part_and_ends_by_itself(line: Line, verdict: Verdict) -> None:
-    before = line.outputs
     line.machine.start_dry_test(verdict)
     settling = line.tick(SETTLE_S - 0.1)
     assert not (settling.trigger_ready or settling.results_ready or settling.ok or settling.ng or settling.unknown)
@@ -218,7 +217,11 @@ def test_a_dry_test_shows_a_verdict_of_no_part_and_ends_by_itself(line: Line, ve
     line.now_s += SHOWN_S
     ended = line.outputs  # by the clock alone: a thread that hangs leaves nothing shown
     assert not (ended.results_ready or ended.ok or ended.ng or ended.unknown or ended.trigger_ready)
-    assert replace(line.tick(), heartbeat=before.heartbeat) == before and line.asked == []
+    ready = line.tick()  # for a PLC that has read Ok a moment ago, and reads the numbers after it, it stays a dry test
+    assert ready == replace(ended, heartbeat=ready.heartbeat, trigger_ready=True) and line.asked == []
+    assert (ready.error, ready.error_code, ready.part_id_out) == (True, ErrorCode.DRY_TEST, NO_PART)
+    accepted = line.set(trigger=True, part_id=5)
+    assert (accepted.error, accepted.error_code, accepted.part_id_out) == (False, ErrorCode.NONE, 5)
 
 
 @pytest.mark.parametrize("after_s", [0.0, SETTLE_S + 0.1])
@@ -245,8 +248,8 @@ def test_the_plc_and_the_page_can_end_a_dry_test(line: Line, end: dict[str, bool
         assert not line.set(**end).ok
         assert not line.outputs.trigger_ready
         line.set(**dict.fromkeys(end, False))
-    assert line.outputs == replace(line.tick(0), missed=0, error=False, error_code=0, ok=False, results_ready=False)
-    assert line.outputs.trigger_ready
+    assert (line.outputs.trigger_ready, line.outputs.missed) == (True, 0)
+    assert line.outputs.error != (end == {"reset": True})
     line.machine.end_dry_test()
     assert line.outputs.trigger_ready
 
@@ -262,6 +265,7 @@ def test_the_plc_and_the_page_can_end_a_dry_test(line: Line, end: dict[str, bool
             lambda line: (line.tick(available=False), line.set(trigger=True), line.set(trigger=False)),
             "the PLC has triggered a moment ago. Stop the line, and wait 5 s",
         ),
+        (lambda line: line.set(program_select=2), "the program is being changed"),
     ],
 )
 def test_a_dry_test_is_refused_while_a_part_may_wait(line: Line, before: Callable[[Line], object], why: str) -> None:
@@ -270,6 +274,15 @@ def test_a_dry_test_is_refused_while_a_part_may_wait(line: Line, before: Callabl
     with pytest.raises(ConflictError, match=why):
         line.machine.start_dry_test(Verdict.OK)
     assert line.outputs == shown
+
+
+def test_a_program_waits_until_the_dry_test_is_over(line: Line) -> None:
+    """Its refusal would replace the error code by which the PLC knows the dry test."""
+    line.machine.start_dry_test(Verdict.OK)
+    line.set(program_select=2)
+    assert line.machine.program_to_set == 0
+    line.machine.end_dry_test()
+    assert line.machine.program_to_set == 2
 
 
 def test_a_dry_test_is_refused_before_a_client_has_spoken() -> None:
@@ -325,7 +338,7 @@ def test_every_trigger_is_answered_once_or_missed(seed: int) -> None:
         assert verdicts == now.results_ready
         assert now.busy + now.results_ready + now.trigger_ready <= 1
         is_dry = now.error_code == ErrorCode.DRY_TEST
-        assert (now.results_ready and is_dry) <= (now.part_id_out == NO_PART) <= is_dry
+        assert (now.results_ready and is_dry) <= (now.part_id_out == NO_PART)
         answers += now.results_ready and not before.results_ready and not is_dry
         if action < 3 and level:
             assert not (now.results_ready and is_dry)

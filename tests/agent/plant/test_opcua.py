@@ -13,7 +13,7 @@ from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from result_maker import make_result
 
-from zsad_agent.plant import INPUTS, NO_PART, OUTPUTS, ErrorCode, Handshake, OpcUaServer
+from zsad_agent.plant import INPUTS, NO_PART, OUTPUTS, ErrorCode, Handshake, Inputs, OpcUaServer
 from zsad_core.types import Verdict
 
 T = TypeVar("T")
@@ -160,6 +160,67 @@ def test_a_cycle_by_methods(station: Station) -> None:
         with pytest.raises(ua.UaStatusCodeError):
             await plc.call("StartSingleJob", ua.Variant(13, ua.VariantType.UInt32))
         await plc.call("Acknowledge")
+        await plc.until("TriggerReady", True)
+
+    run(station, play)
+
+
+def test_a_job_that_another_door_acknowledges_holds_no_trigger(station: Station) -> None:
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+        await plc.call("StartSingleJob", ua.Variant(14, ua.VariantType.UInt32))
+        await plc.until("Busy", True)
+        station.machine.accept(make_result(trigger_id=station.asked[-1], verdict=Verdict.OK))
+        await plc.until("ResultsReady", True)
+        station.machine.write("modbus", Inputs(results_ack=True))
+        station.machine.write("modbus", Inputs())
+        await plc.until("TriggerReady", True)
+
+    run(station, play)
+
+
+def test_a_job_that_is_missed_holds_no_trigger(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The camera is lost while the call is on its way."""
+    machine, write = station.machine, station.machine.write
+
+    def lost_before(door: str, inputs: Inputs) -> None:
+        machine.tick(available=not inputs.trigger, program=1)
+        write(door, inputs)
+
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+        missed = machine.outputs.missed
+        with monkeypatch.context() as patch:
+            patch.setattr(machine, "write", lost_before)
+            await plc.call("StartSingleJob", ua.Variant(14, ua.VariantType.UInt32))
+            await plc.until("Missed", missed + 1)
+        await plc.until("TriggerReady", True)
+        await plc.call("StartSingleJob", ua.Variant(15, ua.VariantType.UInt32))
+        await plc.until("Busy", True)
+        await plc.call("Reset")
+        await plc.until("TriggerReady", True)
+
+    run(station, play)
+
+
+def test_a_wrong_number_of_arguments_is_refused(station: Station) -> None:
+    async def play(plc: Plc) -> None:
+        number = ua.Variant(1, ua.VariantType.UInt32)
+        for name, inputs in (("StartSingleJob", []), ("StartSingleJob", [number, number]), ("Reset", [number])):
+            code = ua.StatusCodes.BadTooManyArguments if inputs else ua.StatusCodes.BadArgumentsMissing
+            with pytest.raises(ua.UaStatusCodeError) as refused:
+                await plc.call(name, *inputs)
+            assert refused.value.code == code
+
+    run(station, play)
+
+
+def test_a_refused_recipe_can_be_selected_again(station: Station) -> None:
+    async def play(plc: Plc) -> None:
+        for _ in range(2):
+            await plc.call("SelectRecipe", ua.Variant("capsule", ua.VariantType.String))
+            await asyncio.to_thread(wait_for, lambda: station.machine.program_to_set == 2)
+            station.machine.program_set(2, refused=True)
         await plc.until("TriggerReady", True)
 
     run(station, play)
