@@ -49,7 +49,7 @@ def _in_folder(folder: str) -> Iterator[Path]:
 
 def _in_list(path: str) -> Iterator[Path]:
     try:
-        with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
+        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape") as file:
             for line in file:
                 if name := line.rstrip("\r\n"):
                     yield Path(os.path.abspath(name))  # noqa: PTH100

@@ -54,7 +54,7 @@ class InstalledProfiles:
         self._store.import_from(path, self._keys)
         try:
             self._try(profile.product)
-        except ZsadError:
+        except Exception:  # a model can fail in any way
             if before is None:
                 self._store.remove(profile.product)
             elif before != profile.sha256:
