@@ -16,9 +16,7 @@ from zsad_core.errors import SourceError
 PORTS = {"http": 80, "https": 443}
 _HEADERS = [("User-Agent", "Mozilla/5.0 (compatible; zsad-agent)"), ("Accept", "*/*")]  # as browsers have
 _STATUSES = {
-    **dict.fromkeys(
-        (301, 302, 303, 307, 308), "its redirect leads nowhere, in a circle, or from https to http"
-    ),
+    **dict.fromkeys((301, 302, 303, 307, 308), "its redirect leads nowhere, in a circle, or from https to http"),
     401: "wrong user name or password, or none given",
     403: "this user may not see the stream",
     404: "there is no such path",

@@ -7,7 +7,7 @@ from pathlib import Path
 from zsad_agent.model import CameraInUse, ModelInUse
 from zsad_agent.teaching import ProfileStore, decode_profile
 from zsad_core.bundle import TrustedKey, check_profile_signature
-from zsad_core.errors import ImageError, ProfileError, ZsadError
+from zsad_core.errors import ImageError, ProfileError
 
 
 class InstalledProfiles:

@@ -38,6 +38,10 @@ class Broker:
                 raise ValueError("expected mqtt://host[:port] or mqtts://host[:port], and the user as --username")
             parts.hostname.encode("idna")
             self._address = parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+            if ca_file is not None and parts.scheme == "mqtt":
+                raise ValueError("--ca-file needs mqtts://")
+            if password_file is not None and username is None:
+                raise ValueError("--password-file needs --username")
             self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
             if parts.scheme == "mqtts":
                 self._client.tls_set_context(ssl.create_default_context(cafile=ca_file))

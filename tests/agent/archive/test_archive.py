@@ -3,6 +3,7 @@
 Ray is no part of `dev`. `pip install -c constraints.txt '.[ray]'`, then `pytest -m chaos tests/agent/archive`.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -52,6 +53,15 @@ def test_folders_patterns_lists_and_pictures_are_listed(tmp_path: Path, monkeypa
     assert list(list_pictures(["list.txt"])) == [paths["a/1.png"], tmp_path / "missing.png", odd]
     with pytest.raises(ConfigError, match=r"nowhere\.txt: this list cannot be read"):
         list(list_pictures(["nowhere.txt"]))
+
+
+def test_links_in_a_circle_are_not_followed_by_a_pattern(tmp_path: Path) -> None:
+    picture = write_picture(tmp_path / "a" / "1.png")
+    for name in ("one", "two"):
+        (tmp_path / "a" / name).symlink_to(tmp_path)
+    for pattern in ("**/*.png", "a/**", "**/a/**/1.png"):
+        found = list(itertools.islice(list_pictures([f"{tmp_path}/{pattern}"]), 10))
+        assert set(found) == {picture}
 
 
 def test_a_listing_is_read_only_as_far_as_it_is_needed() -> None:

@@ -271,13 +271,14 @@ def test_redirect_from_https_to_http_or_to_ftp_is_not_followed(monkeypatch: pyte
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.cert, pair.key)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
-    target = ""
+    targets: list[str] = []
 
     def answer(path: str, request: str) -> Iterator[bytes]:
-        yield http(f"Location: {target}\r\nConnection: close", status="302 Found")
+        yield http(f"Location: {targets[-1]}\r\nConnection: close", status="302 Found")
 
     with serving(PLAIN, parts(JPEG)) as plain, RawServer(answer, context) as secure:
         for target in (plain.url, f"ftp://127.0.0.1:{plain.port}/video"):
+            targets.append(target)
             with pytest.raises(SourceError, match="its redirect leads nowhere"), source_of(secure.url):
                 pass
         assert plain.requests == []

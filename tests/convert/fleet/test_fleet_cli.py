@@ -75,6 +75,8 @@ def test_profile_travels_with_its_signature(tmp_path: Path) -> None:
     [
         ("list --broker http://host", 2, "expected mqtt://host"),
         ("list --broker mqtt://me:secret@host", 2, "the user as --username"),
+        ("list --broker mqtt://host --ca-file ca.pem", 2, "--ca-file needs mqtts://"),
+        ("list --broker mqtt://host --password-file none", 2, "--password-file needs --username"),
         ("list --broker mqtt://[bad", 2, "Invalid IPv6 URL"),
         ("list --broker mqtt://a..b", 2, "label"),
         ("rollout none.zip --store https://me:secret@store", 2, "without user, password"),
