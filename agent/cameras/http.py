@@ -8,7 +8,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from email.message import Message
 from typing import IO
 
 from zsad_core.errors import SourceError
@@ -46,7 +45,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows them to the same scheme and to https: a password must not leave TLS, and FTP is no stream."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         if urllib.parse.urlsplit(newurl).scheme not in (req.type, "https"):
             return None  # which ends as an HTTPError
