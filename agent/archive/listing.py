@@ -29,7 +29,7 @@ def list_pictures(paths: Iterable[str]) -> Iterator[Path]:
         elif path.endswith(LIST):
             yield from _in_list(path)
         elif glob.has_magic(path) and not os.path.lexists(path):
-            names = glob.iglob(path, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+            names = _matching(path)
             while some := list(itertools.islice(names, LOOKED_AT)):
                 yield from sort_out(Path(os.path.abspath(name)) for name in some).pictures  # noqa: PTH100
         else:
@@ -47,9 +47,23 @@ def _in_folder(folder: str) -> Iterator[Path]:
     yield from unlisted
 
 
+def _matching(pattern: str) -> Iterator[str]:
+    """What matches. `**` follows no links to folders, unlike in `glob`: two links in a circle have no end."""
+    before, recursive, after = pattern.partition("**/")
+    if pattern.endswith("/**"):
+        yield from _matching(f"{pattern}/*")
+    elif recursive and (not before or before.endswith("/")):
+        for base in glob.iglob(before) if before else ["."]:  # noqa: PTH207 - Path.glob takes no absolute pattern
+            for parent, folders, _ in os.walk(base):
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                yield from _matching(os.path.join(glob.escape(parent), after))  # noqa: PTH118
+    else:
+        yield from glob.iglob(pattern)  # noqa: PTH207
+
+
 def _in_list(path: str) -> Iterator[Path]:
     try:
-        with Path(path).open(encoding="utf-8", errors="surrogateescape") as file:
+        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape") as file:
             for line in file:
                 if name := line.rstrip("\r\n"):
                     yield Path(os.path.abspath(name))  # noqa: PTH100

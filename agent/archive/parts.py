@@ -87,6 +87,16 @@ def split(pictures: Iterable[Path], done: Done, size: int) -> Iterator[Part]:
         yield part
 
 
+def _read_settings(path: Path) -> Settings:
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--out: {path} is damaged: {error}. Name another folder") from error
+    return found
+
+
 class PartsFolder:
     """Belongs to one command at a time."""
 
@@ -118,7 +128,7 @@ class PartsFolder:
             if next(self.folder.glob("part-*"), None) is None:
                 write_whole(path, json.dumps(self.settings, indent=1, sort_keys=True).encode())
             else:
-                self._compare(json.loads(path.read_bytes()))
+                self._compare(_read_settings(path))
             yield
 
     def read_done(self) -> Done:

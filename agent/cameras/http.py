@@ -8,12 +8,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from typing import IO
 
 from zsad_core.errors import SourceError
 
 PORTS = {"http": 80, "https": 443}
 _HEADERS = [("User-Agent", "Mozilla/5.0 (compatible; zsad-agent)"), ("Accept", "*/*")]  # as browsers have
 _STATUSES = {
+    **dict.fromkeys((301, 302, 303, 307, 308), "its redirect leads nowhere, in a circle, or from https to http"),
     401: "wrong user name or password, or none given",
     403: "this user may not see the stream",
     404: "there is no such path",
@@ -37,6 +39,23 @@ class _Digest(urllib.request.HTTPDigestAuthHandler):
             return hashlib.sha256(text.encode()).hexdigest()
 
         return digest, lambda secret, data: digest(f"{secret}:{data}")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows them to the same scheme and to https: a password must not leave TLS, and FTP is no stream."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if urllib.parse.urlsplit(newurl).scheme not in (req.type, "https"):
+            return None  # which ends as an HTTPError
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def status_text(status: int) -> str:
@@ -74,7 +93,7 @@ def open_url(url: str, description: str, timeout_s: float) -> http.client.HTTPRe
     except urllib.error.HTTPError as error:
         with error:
             raise SourceError(f"{description}: cannot be opened: {status_text(error.code)}") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (OSError, ValueError, IndexError, http.client.HTTPException) as error:  # IndexError: of a damaged challenge
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLError) or not isinstance(reason, OSError):
             raise NotReadError(f"{description}: cannot be opened: {reason}") from error
@@ -91,7 +110,7 @@ def _without_user(url: str) -> str:
 def _opener(url: str) -> urllib.request.OpenerDirector:
     """Answers a request for a password of the URL's host as Digest or Basic; uses no proxy."""
     parts = urllib.parse.urlsplit(url)
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _Redirects()]
     if parts.username is not None:
         passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
         user, password = (urllib.parse.unquote(text or "") for text in (parts.username, parts.password))

@@ -1,7 +1,10 @@
 """Motion JPEG over HTTP (multipart/x-mixed-replace), read as leniently as browsers do."""
 
+import contextlib
 import http.client
+import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -70,6 +73,8 @@ class _Parts:
         start = 0
         while (end := self._find_line_end(start)) is not None and not self._buffer[start:end].strip():
             start = end + 1
+            if start > MOST_HEAD_BYTES:
+                raise ValueError(f"more than {MOST_HEAD_BYTES} bytes without a boundary")
         line = bytes(self._buffer[start:end]).strip()
         if not line.startswith(b"--"):
             line = (self._answer.headers.get_boundary() or "").encode("latin-1", "replace")
@@ -183,15 +188,19 @@ class MotionJpegCamera:
         self._newest: Part | None = None
         self._skipped = 0  # since the last good one
         self._fault: str | None = None
-        self._closing = False
+        self._connection: socket.socket | None = None  # a second handle, which the thread does not close
 
     def open(self) -> None:
         """Begins to read."""
+        if not self._answer.isclosed():  # else there is no content
+            self._connection = socket.socket(fileno=os.dup(self._answer.fileno()))
         threading.Thread(target=self._read, daemon=True).start()
 
     def close(self) -> None:
-        """Ends the connection, at the latest when the wait for its next bytes ends."""
-        self._closing = True
+        """Ends the connection, and so the thread."""
+        if self._connection is not None:
+            with self._connection, contextlib.suppress(OSError):  # the server has ended it
+                self._connection.shutdown(socket.SHUT_RDWR)
 
     def next_frame(self) -> Frame:
         """The newest picture that was not read yet; waits for one.
@@ -216,8 +225,6 @@ class MotionJpegCamera:
         try:
             with self._answer:
                 for part in _Parts(self._answer).read():
-                    if self._closing:
-                        return
                     with self._changed:
                         self._skipped += self._newest is not None
                         self._newest = part

@@ -114,7 +114,8 @@ class Download:
                     raise DownloadError(f"{self._shown}: the download was stopped")
         except DownloadError:
             if not self._cancelled.is_set():  # else another download may continue this one
-                self._part.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a folder that is read-only by now: the error says so
+                    self._part.unlink(missing_ok=True)
             raise
         finally:
             limit.cancel()
@@ -202,8 +203,11 @@ class Download:
                 raise
             if response.status // 100 != 3:
                 return response
-            url = urljoin(url, response.getheader("Location") or "")
             response.close()
+            try:
+                url = urljoin(url, response.getheader("Location") or "")
+            except ValueError as error:
+                raise DownloadError(f"{self._shown}: a redirect to an address that is not valid") from error
         raise DownloadError(f"{self._shown}: more than {MAX_REDIRECTS} redirects")
 
     def _connection(self, address: Address) -> http.client.HTTPConnection:

@@ -7,7 +7,7 @@ from pathlib import Path
 from zsad_agent.model import CameraInUse, ModelInUse
 from zsad_agent.teaching import ProfileStore, decode_profile
 from zsad_core.bundle import TrustedKey, check_profile_signature
-from zsad_core.errors import ImageError, ProfileError, ZsadError
+from zsad_core.errors import ImageError, ProfileError
 
 
 class InstalledProfiles:
@@ -54,7 +54,7 @@ class InstalledProfiles:
         self._store.import_from(path, self._keys)
         try:
             self._try(profile.product)
-        except ZsadError:
+        except Exception:  # a model can fail in any way
             if before is None:
                 self._store.remove(profile.product)
             elif before != profile.sha256:

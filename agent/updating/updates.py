@@ -9,9 +9,9 @@ import logging
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zsad_agent.config import UpdateConfig
 from zsad_agent.messages import Phase, UpdateState
@@ -56,6 +56,12 @@ class _Record(RecordModel):
     phase: Phase = "idle"
     text: str | None = None
     target: str | None = None  # the bundle on probation
+
+    @model_validator(mode="after")
+    def _has_its_command(self) -> Self:
+        if self.phase not in ("off", "idle") and (self.request is None or not self.ids):
+            raise ValueError(f"the command of the phase {self.phase} is missing")
+        return self
 
 
 class Updates(ThreadService):
@@ -112,8 +118,7 @@ class Updates(ThreadService):
         """
         phase, before = self._record.phase, self._record.request
         leaves_trial = phase == "probation" and request.action == "rollback" and request.sha256 == self._record.target
-        if phase in ("downloading", "trying", "probation") and not leaves_trial:
-            assert before is not None
+        if before is not None and phase in ("downloading", "trying", "probation") and not leaves_trial:
             raise DownloadError(f"the update to {before.sha256[:12]} is in progress: {phase}. Wait until it has ended")
         if request.action == "fetch":
             self._check_fetch(request)
@@ -176,7 +181,8 @@ class Updates(ThreadService):
         """States the end of what an earlier process has tried."""
         found = installer.in_use(request.kind, request.product)
         is_wanted = found == (self._record.target or request.sha256)  # a target of None: it had not been replaced yet
-        text = f"the agent was ended in the phase {self._record.phase}; the earlier {request.kind} is in use"
+        stays = "the earlier" if request.action == "fetch" else "the same"
+        text = f"the agent was ended in the phase {self._record.phase}; {stays} {request.kind} is in use"
         if (found != request.sha256) if request.action == "rollback" else is_wanted:
             self._note("done")
         else:

@@ -14,6 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from zsad_convert.fleet.devices import Fleet
 from zsad_convert.fleet.item import FleetError
 from zsad_core.errors import ConfigError
+from zsad_core.redaction import redacted
 
 CONNECT_S = 10.0
 QUIET_S, COLLECT_S = 1.0, 20.0  # without a retained message, and at most
@@ -30,11 +31,16 @@ class Broker:
         Raises:
             ConfigError: the address or a file cannot be used.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.username or parts.path not in ("", "/"):
-            raise ConfigError(f"--broker {url}: expected mqtt://host[:port] or mqtts://host[:port]")
         try:
+            parts = urlsplit(url)
+            if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or "@" in url or parts.path not in ("", "/"):
+                raise ValueError("expected mqtt://host[:port] or mqtts://host[:port], and the user as --username")
+            parts.hostname.encode("idna")
             self._address = parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+            if ca_file is not None and parts.scheme == "mqtt":
+                raise ValueError("--ca-file needs mqtts://")
+            if password_file is not None and username is None:
+                raise ValueError("--password-file needs --username")
             self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
             if parts.scheme == "mqtts":
                 self._client.tls_set_context(ssl.create_default_context(cafile=ca_file))
@@ -42,7 +48,7 @@ class Broker:
                 secret = None if password_file is None else password_file.read_text().splitlines()[0]
                 self._client.username_pw_set(username, secret)
         except (OSError, ValueError, IndexError) as error:
-            raise ConfigError(f"--broker {url}: {error}") from error
+            raise ConfigError(f"--broker {redacted(url)}: {error}") from error
         self.fleet = Fleet(prefix)
         self._prefix = prefix
         self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -161,7 +161,8 @@ def _planned(file: PlanFile, new: Plan, broker: Broker, args: argparse.Namespace
     """The plan of the state file, else the new one, with the devices that are new; and how many are left out."""
     plan, item = file.read() or new, new.item
     if (plan.action, plan.item) != (new.action, item):
-        raise ConfigError(f"{file.path}: of another {plan.action}, of {plan.item.name}. Name another --state")
+        store = f" from {plan.item.url}" if plan.item.url else ""
+        raise ConfigError(f"{file.path}: of the {plan.action} of {plan.item.name}{store}. Name another --state")
     plan.resume(broker.fleet.devices)
     wanted, left_out = [], 0
     for device in sorted(filter(_selection(args).holds, broker.fleet.devices.values()), key=lambda one: one.id):

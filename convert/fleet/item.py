@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from zsad_core.bundle import UNREADABLE_ZIP, is_signed, load_bundle, open_zip, read_member, zip_members
 from zsad_core.config import StrictModel
@@ -48,7 +48,7 @@ def read_item(path: Path, store: str | None, *, allow_unsigned: bool) -> Item:
     """
     if path.is_dir():
         raise ConfigError(f"{path}: a folder. The store serves one file: zip it, and name the .zip")
-    url = None if store is None else f"{store.rstrip('/')}/{quote(path.name)}"
+    url = None if store is None else f"{_checked(store).rstrip('/')}/{quote(path.name)}"
     try:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -75,6 +75,14 @@ def read_item(path: Path, store: str | None, *, allow_unsigned: bool) -> Item:
         signature=signature,
         product=product,
     )
+
+
+def _checked(store: str) -> str:
+    """The URL, which each reader of the broker sees. The text of an error does not show it."""
+    parts = urlsplit(store)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in store or "?" in store or "#" in store:
+        raise ConfigError("--store: expected https://host/folder, without user, password, ? and #")
+    return store
 
 
 def _signature_of(path: Path) -> str | None:

@@ -152,8 +152,8 @@ def read_encoded(path: Path) -> np.ndarray:
         if found.st_size > MAX_FILE_BYTES:
             raise ImageError(f"{path}: {found.st_size} bytes, at most {MAX_FILE_BYTES} are read")
         encoded = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a null byte
+        raise ImageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if encoded.size == 0:
         raise ImageError(f"{path}: the file is empty")
     return encoded

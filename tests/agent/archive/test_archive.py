@@ -3,6 +3,7 @@
 Ray is no part of `dev`. `pip install -c constraints.txt '.[ray]'`, then `pytest -m chaos tests/agent/archive`.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -45,13 +46,22 @@ def test_folders_patterns_lists_and_pictures_are_listed(tmp_path: Path, monkeypa
     odd = tmp_path / "c" / os.fsdecode(b"\xff6.png")
     paths["c/5.png"].rename(odd)
     (tmp_path / "a" / "notes.md").write_text("no picture")
-    (tmp_path / "list.txt").write_bytes(b"a/1.png\r\n\nmissing.png\n" + os.fsencode(odd) + b"\n")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa/1.png\r\n\nmissing.png\n" + os.fsencode(odd) + b"\n")
     assert list(list_pictures(["a"])) == [paths["a/1.png"], paths["a/b/2.png"]]
     assert sorted(list_pictures(["a*/**/*.png"])) == sorted([paths["a/1.png"], paths["a/b/2.png"], paths["a[1]/4.png"]])
     assert list(list_pictures(["a[1]/4.png", "missing.png"])) == [paths["a[1]/4.png"], tmp_path / "missing.png"]
     assert list(list_pictures(["list.txt"])) == [paths["a/1.png"], tmp_path / "missing.png", odd]
     with pytest.raises(ConfigError, match=r"nowhere\.txt: this list cannot be read"):
         list(list_pictures(["nowhere.txt"]))
+
+
+def test_links_in_a_circle_are_not_followed_by_a_pattern(tmp_path: Path) -> None:
+    picture = write_picture(tmp_path / "a" / "1.png")
+    for name in ("one", "two"):
+        (tmp_path / "a" / name).symlink_to(tmp_path)
+    for pattern in ("**/*.png", "a/**", "**/a/**/1.png"):
+        found = list(itertools.islice(list_pictures([f"{tmp_path}/{pattern}"]), 10))
+        assert set(found) == {picture}
 
 
 def test_a_listing_is_read_only_as_far_as_it_is_needed() -> None:
@@ -78,6 +88,10 @@ def test_folder_of_other_settings_of_other_files_or_in_use_is_refused(tmp_path: 
     (tmp_path / "out" / "part-0.parquet").touch()
     with pytest.raises(ConfigError, match=r"other settings: threshold is 0\.7 there and null here"), folder.opened():
         pass
+    for damaged in (b"{", b"[]", b"\xff"):
+        (tmp_path / "out" / "_zsad-score.json").write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"_zsad-score\.json is damaged"), folder.opened():
+            pass
     with pytest.raises(ConfigError, match="is not empty"), PartsFolder(tmp_path, {}).opened():
         pass
 

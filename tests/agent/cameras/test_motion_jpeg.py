@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from certificate_maker import Authority
 
-from zsad_agent.cameras import motion_jpeg
+from zsad_agent.cameras import motion_jpeg, open_url
 from zsad_agent.sources import HttpSource, Picture
 from zsad_core.errors import ImageError, SourceError
 
@@ -197,6 +198,7 @@ def test_the_newest_picture_counts_and_the_others_are_counted() -> None:
         (PLAIN, part(b"", JPEG, length=False) + bytes(400_000), "more than 300000 bytes without a delimiter"),
         (PLAIN, END + b"X: y\r\n" * 20_000, "the head of a part does not end"),
         (PLAIN, b"x" * 100_000, "a line of more than 65536 bytes"),
+        (PLAIN, b"\r\n" * 100_000, "more than 65536 bytes without a boundary"),
         (PLAIN, b"hello\r\n" * 20_000, "more than 65536 bytes without a delimiter"),
     ],
 )
@@ -236,6 +238,50 @@ def test_redirect_is_followed_and_another_host_gets_no_password() -> None:
             pass
         assert "secret" not in str(caught.value)
         assert other.requests and not any("Authorization" in request for request in other.requests)
+
+
+def test_closing_ends_the_thread_of_a_server_that_drips() -> None:
+    def answer(path: str, request: str) -> Iterator[bytes]:
+        yield http(f"{PLAIN}\r\nTransfer-Encoding: chunked")
+        while True:
+            time.sleep(0.05)
+            yield b"0"  # of the length of a chunk, which never ends
+
+    before = set(threading.enumerate())
+    with RawServer(answer) as server, source_of(server.url, timeout_s=1.0) as source:
+        with pytest.raises(SourceError, match="no frame for 1 s"):
+            source.read()
+        (reader,) = [one for one in set(threading.enumerate()) - before if "_read" in one.name]
+    reader.join(PATIENT_S)
+    assert not reader.is_alive()
+
+
+@pytest.mark.parametrize("challenge", ["Digest realm=", "Digest", 'Digest realm="a", nonce=', "Other x"])
+def test_damaged_challenge_is_an_error_of_the_camera(challenge: str) -> None:
+    def answer(path: str, request: str) -> Iterator[bytes]:
+        yield http(f"WWW-Authenticate: {challenge}\r\nConnection: close", status="401 Unauthorized")
+
+    with RawServer(answer) as server, pytest.raises(SourceError):
+        open_url(server.url.replace("://", "://line:secret@"), "camera", PATIENT_S)
+
+
+def test_redirect_from_https_to_http_or_to_ftp_is_not_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.sign("camera")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+    targets: list[str] = []
+
+    def answer(path: str, request: str) -> Iterator[bytes]:
+        yield http(f"Location: {targets[-1]}\r\nConnection: close", status="302 Found")
+
+    with serving(PLAIN, parts(JPEG)) as plain, RawServer(answer, context) as secure:
+        for target in (plain.url, f"ftp://127.0.0.1:{plain.port}/video"):
+            targets.append(target)
+            with pytest.raises(SourceError, match="its redirect leads nowhere"), source_of(secure.url):
+                pass
+        assert plain.requests == []
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -87,6 +87,7 @@ REFUSED = {
     "https://[::1/x": "url: ",
     "{store}/redirect/http://127.0.0.1:1/new.zip": "a redirect from https to http is not followed",
     "{store}/redirect/file:///etc/passwd": "scheme 'file' is not known",
+    "{store}/redirect/http://[x": "a redirect to an address that is not valid",
     "{store}/redirect//redirect/": "more than 5 redirects",
     "{store}/none.zip": "answered 404",
     "{store}/endless/new.zip": "more than 51200 bytes",

@@ -22,7 +22,7 @@ class FakePredictor:
     """Answers, or raises `fault`."""
 
     def __init__(self) -> None:
-        self.fault: ZsadError | None = None
+        self.fault: Exception | None = None
         self.prepared: list[str] = []
         self.asked: list[str | None] = []
 
@@ -81,8 +81,12 @@ def test_profile_without_an_answer_leaves_what_was_in_use(device: Device) -> Non
     device.profiles.use(device.file(1))
     first = device.profiles.in_use("nut")
     device.predictor.fault = DeviceError("no valid map")
-    with pytest.raises(DeviceError):
-        device.profiles.use(device.file(2))
+    for fault in (device.predictor.fault, MemoryError()):
+        device.predictor.fault = fault
+        with pytest.raises(type(fault)):
+            device.profiles.use(device.file(2))
+        assert device.profiles.in_use("nut") == first
+    device.predictor.fault = DeviceError("no valid map")
     assert device.profiles.in_use("nut") == first
     with pytest.raises(DeviceError):
         device.profiles.use(device.file(1))  # the one that is in use

@@ -74,6 +74,13 @@ def test_profile_travels_with_its_signature(tmp_path: Path) -> None:
     ("words", "code", "text"),
     [
         ("list --broker http://host", 2, "expected mqtt://host"),
+        ("list --broker mqtt://me:secret@host", 2, "the user as --username"),
+        ("list --broker mqtt://host --ca-file ca.pem", 2, "--ca-file needs mqtts://"),
+        ("list --broker mqtt://host --password-file none", 2, "--password-file needs --username"),
+        ("list --broker mqtt://[bad", 2, "Invalid IPv6 URL"),
+        ("list --broker mqtt://a..b", 2, "label"),
+        ("rollout none.zip --store https://me:secret@store", 2, "without user, password"),
+        ("rollout none.zip --store https://store/?token=secret", 2, "without user, password"),
         ("list --broker mqtt://127.0.0.1:{port}", 1, "cannot be reached"),
         ("list --broker mqtts://host --ca-file /none.pem", 2, "No such file"),
         ("list --broker mqtt://host --username me --password-file /none", 2, "No such file"),
@@ -92,7 +99,7 @@ def test_fault_of_the_user_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert main(words.format(port=free_port()).split()) == code
     told = capsys.readouterr().err
-    assert told.startswith("zsad-fleet: ") and text in told and told.count("\n") == 1
+    assert told.startswith("zsad-fleet: ") and text in told and told.count("\n") == 1 and "secret" not in told
 
 
 def test_wrong_waves_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,6 +218,11 @@ def test_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
+def test_name_with_a_null_byte_is_an_image_error() -> None:
+    with pytest.raises(ImageError, match="cannot be read: embedded null byte"):
+        read_image(Path("a\0.png"))
+
+
 def test_too_large_file_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "a.png").open("wb") as file:
         file.truncate(200_000_000_000)  # a sparse file, which takes no space on disk
