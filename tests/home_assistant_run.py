@@ -9,10 +9,10 @@ from homeassistant import bootstrap, runner  # type: ignore[import-not-found]
 from homeassistant.helpers import device_registry  # type: ignore[import-not-found]
 
 
-async def main(folder: Path, port: int, seconds: float) -> None:
+async def main(folder: Path, port: int, http_port: int, seconds: float) -> None:
     """Prints one JSON object: devices, and the states of all entities, before and after a command."""
     (folder / ".storage").mkdir(parents=True)
-    (folder / "configuration.yaml").write_text("http:\n  server_host: 127.0.0.1\n  server_port: 0\n")
+    (folder / "configuration.yaml").write_text(f"http:\n  server_host: 127.0.0.1\n  server_port: {http_port}\n")
     entry = {
         "entry_id": "mqtt",
         "version": 1,
@@ -44,4 +44,4 @@ async def main(folder: Path, port: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])))

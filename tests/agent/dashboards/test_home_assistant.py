@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 import pytest
 from agent_process import AgentProcess
-from mosquitto_broker import MosquittoBroker
+from mosquitto_broker import MosquittoBroker, free_port
 from mqtt_listener import MqttListener
 
 from zsad_agent.config import AgentConfig
 from zsad_agent.dashboards import discovery_messages
 
 TOPIC = "homeassistant/device/zsad_line3/config"
-RELEASE = "homeassistant==2024.3.3"  # the newest that Python 3.11 can run
+RELEASE = ("homeassistant==2024.3.3", "josepy<2", "paho-mqtt==1.6.1")  # the newest that Python 3.11 can run
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_real_home_assistant_finds_an_agent_that_it_has_never_heard_of(
     """Fetches Home Assistant."""
     python = tmp_path / "environment/bin/python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "environment")], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", RELEASE, "paho-mqtt==1.6.1"], check=True, timeout=1200)
+    subprocess.run([str(python), "-m", "pip", "install", "-q", *RELEASE], check=True, timeout=1200)
     broker = mosquitto()
     text = settings(broker, pictures, "{enabled: true, format: components}")
     with MqttListener(broker.port) as listener, AgentProcess(tmp_path, tiny_bundle, settings=text):
@@ -93,6 +93,7 @@ def test_a_real_home_assistant_finds_an_agent_that_it_has_never_heard_of(
             str(Path(__file__).parents[2] / "home_assistant_run.py"),
             str(tmp_path / "home"),
             str(broker.port),
+            str(free_port()),
             "15",
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
