@@ -7,6 +7,7 @@ from typing import Final
 
 LIMIT_S: Final = 15
 WIDTH = 1280  # most pixels of the answer
+FRAMES = 5  # that are tried: the first ones of a camera may be damaged
 PICTURE: Final = b"P"  # first byte of an answer: a JPEG follows,
 FAULT: Final = b"E"  # or a text
 
@@ -37,14 +38,21 @@ def _read(encoded: bytes) -> bytes:
 
     from zsad_agent.config import SourceConfig
     from zsad_agent.sources import limit_memory, make_source
-    from zsad_core.errors import SourceError
+    from zsad_core.errors import ImageError, SourceError, ZsadError
 
     config = SourceConfig.model_validate_json(encoded)
     limit_memory()
     with make_source(config) as source:
-        picture = source.read()
+        picture = None
+        damage: ZsadError = SourceError(f"{source.description}: has no picture")
+        for _ in range(FRAMES):
+            try:
+                picture = source.read()
+                break
+            except ImageError as error:
+                damage = error
     if picture is None:
-        raise SourceError(f"{source.description}: has no picture")
+        raise damage
     image = picture.image
     h, w = image.shape[:2]
     if w > WIDTH:

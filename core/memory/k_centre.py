@@ -58,7 +58,7 @@ def coresets(vectors: np.ndarray, lengths: Sequence[int], count: int, *, seed: i
         yield np.concatenate([kept, others[added]])
 
 
-def _projected(vectors: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _projected(vectors: np.ndarray, random: "np.random.Generator") -> np.ndarray:  # quoted: a slow import
     """float32 [N, PROJECTED], unit length."""
     projection = random.standard_normal((vectors.shape[1], PROJECTED)).astype(np.float32)
     points = np.empty((len(vectors), PROJECTED), np.float32)
