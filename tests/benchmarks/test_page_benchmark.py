@@ -11,6 +11,7 @@ from mosquitto_broker import free_port
 from page_parts import browser
 
 
+@pytest.mark.chaos
 def test_table_and_rows_have_a_number_for_each_part(
     tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

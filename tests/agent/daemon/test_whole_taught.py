@@ -177,6 +177,7 @@ k_centre.coresets = slowly
 """
 
 
+@pytest.mark.chaos
 def test_a_reload_waits_for_a_step_of_a_profile_that_is_made_again(line: Line, broker: MosquittoBroker) -> None:
     before = line.teach("nut")
     shutil.copytree(line.bundle, line.folder / "newer")
