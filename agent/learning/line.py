@@ -138,9 +138,7 @@ class LineLearner(Service):
         """
         with self._lock, self._storing():
             if not can_be_taught(product):
-                raise ZsadError(
-                    f"{product!r} cannot be the name of a product: no slash or '..', in Unicode's composed form"
-                )
+                raise ZsadError(f"{product!r} cannot be a product's name: no slash or '..', in Unicode's composed form")
             earlier = self._lessons.get(camera)
             if earlier is not None and earlier.asked is not None:
                 raise ConflictError(
