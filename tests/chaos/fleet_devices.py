@@ -83,7 +83,9 @@ class Device:
         self._nonces, self._stats_s, self._result_s = Nonces(), 0.0, 0.0
         station = SimpleNamespace(
             name="cam0",
-            inspector=SimpleNamespace(threshold=None, product="object"),
+            inspector=SimpleNamespace(
+                threshold=None, product="object", own_threshold=lambda model, product, *, taught: (0.5, None)
+            ),
             capture=SimpleNamespace(paused=False, newest_images=lambda count: [IMAGE]),
         )
         self._stack = ExitStack()
