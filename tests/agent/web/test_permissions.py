@@ -193,6 +193,7 @@ def test_change_that_its_route_does_not_note_gets_a_line(tmp_path: Path) -> None
         client = Client(server.port or 0, csrf=visitor.csrf if visitor is not None else None)
         for method, path in (("PUT", "/wrong"), ("GET", "/cameras"), ("PUT", "/cameras/cam0/paused")):
             client.ask(method, path)
-        wait_until(lambda: (tmp_path / "audit.jsonl").exists(), 20)
-    (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
+        audit = tmp_path / "audit.jsonl"
+        wait_until(lambda: audit.exists() and audit.read_text().endswith("\n"), 20)
+    (line,) = audit.read_text().splitlines()
     assert json.loads(line)["what"] == "PUT /api/v1/cameras/cam0/paused"
