@@ -26,7 +26,7 @@ MAX_VALUE_CHARACTERS = 300  # of a value in a message
 class StrictModel(BaseModel):
     """Base of every config class: frozen, no unknown keys, no silent conversion of types, no NaN or infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class RecordModel(StrictModel):

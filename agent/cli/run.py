@@ -31,6 +31,8 @@ def main(arguments: list[str]) -> int:
         **given(profiles=args.profiles),
     }
     with quick_imports():
+        import numpy  # noqa: F401  pydantic replaces parts of `typing`; numpy is 35 ms slower after that
+
         from zsad_agent.config import default_state_dir, keep_device_id, load_settings
 
         settings = load_settings(args.config, flags)
