@@ -106,11 +106,13 @@ class Contest:
     def _process(self, method: Method, own: Path, action: str) -> Process:
         python = self.args.anomalib_python if method.kind == "anomalib" else Path(sys.executable)
         threads = str(self.args.threads)
+        # The choice of PatchCore's coreset otherwise leaves gaps of 12 MB in the heap, up to 17 GB.
+        own_blocks = {"MALLOC_MMAP_THRESHOLD_": "1000000"} if method.kind == "anomalib" else {}
         return Process(
             ["-m", "teach_parts.worker", method.as_json(), str(own), action, threads],
             folder=own,
             log=own / f"{action}-{method.level}.log",
-            environment=environment(None) | {"OMP_NUM_THREADS": threads},
+            environment=environment(None) | {"OMP_NUM_THREADS": threads} | own_blocks,
             python=str(python.absolute()),
         )
 
