@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -55,3 +56,11 @@ def zip_folder(bundle: Path, archive: Path) -> Path:
 
 def copy_bundle(bundle: Path, to: Path) -> Path:
     return Path(shutil.copytree(bundle, to))
+
+
+def with_products(bundle: Path, *names: str) -> Path:
+    """Removes all other products from the bundle's prompts and manifest."""
+    with np.load(bundle / "prompts.npz") as prompts:
+        kept = {name: prompts[name] for name in names}
+    np.savez(bundle / "prompts.npz", **kept)
+    return rehash(change_manifest(bundle, products=list(names)))

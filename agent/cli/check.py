@@ -136,10 +136,12 @@ def _fault(where: str, attempt: Callable[..., object], *values: object) -> Itera
 
 
 def _prompt_of(bundle: Bundle, product: str, store: teaching.ProfileStore | None) -> None:
-    """Checks that the bundle has the product, which was not taught.
+    """Checks that the bundle has the product, which was not taught, or that it may be a new one.
 
     Raises:
-        ProductError: it has not.
+        ProductError: neither.
     """
+    if teaching.is_new(product, bundle.manifest.products, store):
+        return
     with teaching.naming_taught(product, bundle.manifest.products, store):
         bundle.prompt(product)

@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"{path}: exists already. Name another file with --out, or replace it with --force")
     answers = ask_all(args, ask if sys.stdin.isatty() and not args.yes else None)
     is_known = _is_known(answers.product)
-    text = as_yaml(answers, path, is_known=is_known)
+    text = as_yaml(answers, path, starts=is_known or _may_be_new(answers.product))
     _check(text, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode(), mode=FILE_MODE)
@@ -239,10 +239,19 @@ def _is_known(product: str) -> bool:
     return True
 
 
-def as_yaml(answers: Answers, path: Path, *, is_known: bool) -> str:
-    """The config. A product that was not taught yet is a comment: the agent does not start with it."""
+def _may_be_new(product: str) -> bool:
+    """Whether the agent starts with the product although it does not know it."""
+    from zsad_agent.config import SHIPPED_BUNDLE, default_state_dir
+    from zsad_core.bundle import load_bundle
+
+    store = teaching.ProfileStore(default_state_dir() / "profiles")
+    return teaching.is_new(product, load_bundle(SHIPPED_BUNDLE).manifest.products, store)
+
+
+def as_yaml(answers: Answers, path: Path, *, starts: bool) -> str:
+    """The config. A product with which the agent does not start is a comment until it is taught."""
     product = f"  product: {_quoted(answers.product)}"
-    if not is_known:
+    if not starts:
         product = f"  product: {GENERIC}    # until yours is taught, then:\n  # product: {_quoted(answers.product)}"
     return (TEMPLATE + PLC * (answers.trigger == "plc")).format(
         example=EXAMPLE if EXAMPLE.exists() else "systemd/agent.yaml of the source",

@@ -170,7 +170,7 @@ class BundleUpdater:
         cameras = self._cameras()
         for camera in cameras:
             try:
-                if not old.predictor.is_taught(camera.product):
+                if camera.product in old.bundle.manifest.products and not old.predictor.is_taught(camera.product):
                     bundle.prompt(camera.product)
             except ProductError as error:
                 raise ProductError(f"bundle {full_name(bundle)}: camera {camera.name}: {error}") from error

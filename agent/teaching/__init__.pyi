@@ -24,6 +24,7 @@ from .sheet import write_sheet as write_sheet
 from .store import Entry as Entry
 from .store import ProfileStore as ProfileStore
 from .store import can_be_taught as can_be_taught
+from .store import is_new as is_new
 from .store import naming_taught as naming_taught
 from .taught import FOLLOWED_BOUND as FOLLOWED_BOUND
 from .taught import FOLLOWED_SHARE as FOLLOWED_SHARE

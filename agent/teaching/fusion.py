@@ -1,4 +1,4 @@
-"""How the scales and the zero-shot map become one score, and what bad parts say about that."""
+"""How the scales and the zero-shot map become one score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,16 +7,9 @@ import numpy as np
 
 from zsad_agent.teaching.observe import Observed
 from zsad_core.bundle import FeatureScale
-from zsad_core.judging import curve_of_scores
 from zsad_core.memory import FLOOR, fuse, top_mean
 
-WEIGHT = 0.25  # of the zero-shot map, without bad parts
-WEIGHTS = (0.25, 0.0, 0.5)
-LEAST_BAD = 5  # fewer bad parts change nothing
-RESAMPLINGS = 500
-SURE = 0.01  # share of the resamplings in which another fusion may be no better
-LEAST_GAIN = 0.01  # of the AUROC
-
+WEIGHT = 0.25  # of the zero-shot map
 ALONE = 0.9  # of the first scale's map, beside the means of several scales
 
 # A good part's score rises with its map's median by some slope. What is above `LEAST_SLOPE` is taken off, at most
@@ -112,59 +105,5 @@ def _share(medians: np.ndarray, scores: np.ndarray) -> float:
     return min(max(slope - LEAST_SLOPE, 0.0), MOST_TAKEN)
 
 
-def best_fusion(
-    goods: Sequence[ZMaps], bads: Sequence[ZMaps], scales: Sequence[FeatureScale], ignored: np.ndarray | None, seed: int
-) -> tuple[Fusion, str | None]:
-    """All scales and the usual weight, unless another fusion finds the bad parts clearly better; and what was changed.
-
-    Clearly: its AUROC is higher in 99 % of the paired resamplings of goods and bad parts, and by `LEAST_GAIN` in the
-    mean. Few fusions are tried (one network's scales or all, three weights), because the best of many is luck.
-
-    Args:
-        goods: leave-one-out maps.
-        bads: maps of bad parts.
-        scales: of the maps, in the bundle's order.
-        ignored: bool [map_hw], True where the map does not count.
-        seed: of the resamplings.
-    """
-    usual = _with_background(Fusion(scales=tuple(scales)), goods, ignored)
-    if len(bads) < LEAST_BAD:
-        return usual, None
-    networks = sorted({_network(scale) for scale in scales})
-    subsets = [usual.scales, *(tuple(s for s in scales if _network(s) == network) for network in networks)]
-    fusions = [
-        _with_background(Fusion(scales=subset, weight=weight), goods, ignored)
-        for subset in dict.fromkeys(subsets)
-        for weight in WEIGHTS
-    ]
-    scores = [np.array([maps.score(fusion, ignored) for maps in (*goods, *bads)]) for fusion in fusions]
-    random = np.random.default_rng(seed)
-    draws = [
-        (random.integers(len(goods), size=len(goods)), len(goods) + random.integers(len(bads), size=len(bads)))
-        for _ in range(RESAMPLINGS)
-    ]
-    aurocs = np.array([[_auroc(found[bad], found[good]) for good, bad in draws] for found in scores])  # [F, R]
-    gains = aurocs - aurocs[0]
-    clear = (np.quantile(gains, SURE, axis=1) > 0) & (gains.mean(axis=1) >= LEAST_GAIN)
-    if not clear.any():
-        return usual, None
-    best = int(np.where(clear, gains.mean(axis=1), -1).argmax())
-    chosen = fusions[best]
-    note = (
-        f"The bad parts are found better with {', '.join(chosen.names)} and a zero-shot weight of {chosen.weight:g}: "
-        f"AUROC {aurocs[best].mean():.3f} instead of {aurocs[0].mean():.3f}"
-    )
-    return chosen, note
-
-
-def _with_background(fusion: Fusion, goods: Sequence[ZMaps], ignored: np.ndarray | None) -> Fusion:
-    return replace(fusion, background=backgrounds(fusion, goods, ignored)[0])
-
-
 def _network(scale: FeatureScale) -> str:
     return scale.name.partition("-")[0]
-
-
-def _auroc(positives: np.ndarray, negatives: np.ndarray) -> float:
-    curve = curve_of_scores(positives, negatives)
-    return 0.5 if curve is None else curve.metrics().auroc

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,9 +21,9 @@ from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import Detector, FeatureNetworks, Predictor
 from zsad_agent.system import give_back_memory
-from zsad_agent.teaching.store import ProfileStore, naming_taught
+from zsad_agent.teaching.store import ProfileStore, is_new, naming_taught
 from zsad_core.bundle import GENERIC_PRODUCT, Bundle, FeatureScale
-from zsad_core.errors import ProfileError, ZsadError
+from zsad_core.errors import ProductError, ProfileError, ZsadError
 from zsad_core.types import Prediction
 
 if TYPE_CHECKING:  # without a profile none is imported, so that the first verdict comes earlier
@@ -40,7 +40,7 @@ def make_predictor(
     config: InferenceConfig,
     store: ProfileStore | None,
     *,
-    at_once: int = 1,
+    products: Collection[str] = (),
     read_only: bool = False,
     later: bool = False,
 ) -> ProductPredictor:
@@ -50,36 +50,37 @@ def make_predictor(
         bundle: with its model.
         config: device, threads, budget.
         store: what was taught; None: nothing taught is used.
-        at_once: products in use at the same time, each of which takes up to 35 MB.
+        products: of the cameras; each takes up to 35 MB. One that `is_new` is inspected as the generic one.
         read_only: a profile that is made again for this bundle is not stored before `keep_made`.
         later: such a profile is not made before `make_waiting`; until then the product's pictures fail.
 
     Raises:
         ZsadError: as of `Detector`.
     """
-    products: list[str] = []
+    taught: list[str] = []
     unreadable = None
     try:
         if store is not None:
-            products = store.products()
+            taught = store.products()
     except ProfileError as error:
         logger.error("every verdict is unknown: %s", error)
         unreadable = error
     known = bundle.manifest.products
-    if config.product not in known and (config.product in products or unreadable is not None):
+    may_be_new = unreadable is None and config.product in products and is_new(config.product, known, store)
+    if config.product not in known and (may_be_new or config.product in taught or unreadable is not None):
         config = config.model_copy(update={"product": GENERIC_PRODUCT})  # what was taught may be new to the bundle
     with naming_taught(config.product, known, store):
         detector = Detector(bundle, config)
-    networks = FeatureNetworks(bundle, config, detector) if products and bundle.manifest.features is not None else None
+    networks = FeatureNetworks(bundle, config, detector) if taught and bundle.manifest.features is not None else None
     return ProductPredictor(
         detector,
         networks,
         store,
         config,
         bundle=bundle.without_model(),
-        taught=products,
+        taught=taught,
         unreadable=unreadable,
-        at_once=at_once,
+        products=products,
         read_only=read_only,
         later=later,
     )
@@ -105,7 +106,7 @@ class ProductPredictor:
         bundle: Bundle | None = None,
         taught: list[str],
         unreadable: ProfileError | None = None,
-        at_once: int = 1,
+        products: Collection[str] = (),
         read_only: bool = False,
         later: bool = False,
     ) -> None:
@@ -119,7 +120,7 @@ class ProductPredictor:
             taught: the products in the store.
             unreadable: why these are unknown; every picture then fails with this reason.
             bundle: without its model, for networks that are needed later.
-            at_once: products in use at the same time.
+            products: as of `make_predictor`.
             read_only: as of `make_predictor`.
             later: the same.
         """
@@ -131,7 +132,9 @@ class ProductPredictor:
         self._unreadable = unreadable
         self._bundle = bundle
         self._config = config
-        self._most_held = at_once + 1  # the next product is prepared while the present one is inspected
+        self._products = frozenset(products)
+        self._untaught: set[str] = set()  # of these, the ones that are inspected as the generic one
+        self._most_held = max(1, len(self._products)) + 1  # the next one is prepared during the inspection
         self.detector = detector
         self.trial_s = detector.trial_s
         self._networks = networks
@@ -190,6 +193,8 @@ class ProductPredictor:
         if self._networks is None and product in self._taught:
             raise self._without_networks(product)
         with self._turn:
+            if product in self._untaught:
+                return self.detector.predict(image_bgr, GENERIC_PRODUCT)
             return self._predictor.predict(image_bgr, product)
 
     def is_taught(self, product: str) -> bool:
@@ -204,8 +209,7 @@ class ProductPredictor:
         if self._unreadable is not None:
             raise self._unreadable
         if self._store is None or not self._store.has(product):
-            with naming_taught(product, () if self._bundle is None else self._bundle.manifest.products, self._store):
-                self.detector.prepare(product)
+            self._prepare_untaught(product)
             self._taught.discard(product)
             return
         if self._networks is None:
@@ -214,6 +218,7 @@ class ProductPredictor:
             self.for_learning()
         assert self._networks is not None
         self._taught.add(product)
+        self._untaught.discard(product)
         with self._turn:
             before = self._held.get(product)
         try:
@@ -228,6 +233,17 @@ class ProductPredictor:
             with self._turn:  # what another camera uses stays in use
                 self._hold(product, error if before is None or isinstance(before, ProfileError) else before)
             raise
+
+    def _prepare_untaught(self, product: str) -> None:
+        known = () if self._bundle is None else self._bundle.manifest.products
+        try:
+            with naming_taught(product, known, self._store):
+                self.detector.prepare(product)
+        except ProductError:
+            if product not in self._products or not is_new(product, known, self._store):
+                raise
+            logger.warning("product %r is new: it is inspected as %r until it is taught", product, GENERIC_PRODUCT)
+            self._untaught.add(product)
 
     def make_waiting(self, stopped: Callable[[], bool]) -> None:
         """Makes the profiles that `prepare` has put off. The inspection continues meanwhile.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # without a profile none is imported, so that the first verdi
     from zsad_agent.teaching.profile import Profile
 
 KEPT = 3  # newest profiles of a product
+NEAR, MISTAKEN = 0.6, 0.8  # likeness of names, in [0, 1]: named in an error; probably meant
 CURRENT = "current"
 _LOCK = ".lock"
 _REMOVED = ".removed"
@@ -367,6 +368,20 @@ def can_be_taught(product: str) -> bool:
         return False
 
 
+def is_new(product: str, known: Sequence[str], store: ProfileStore | None) -> bool:
+    """Whether a product that is neither in the bundle nor taught may be one that is yet to be taught.
+
+    A name that is near a known one is more likely a mistake. `known`, `store`: as of `naming_taught`.
+    """
+    return store is not None and can_be_taught(product) and not _near(product, known, store.products(), MISTAKEN)
+
+
+def _near(product: str, known: Sequence[str], taught: Sequence[str], alike: float) -> list[str]:
+    """The known names that are near, in [0, 1] at least `alike`."""
+    names = {name.casefold(): name for name in (*known, *taught)}
+    return [names[name] for name in difflib.get_close_matches(product.casefold(), names, cutoff=alike)]
+
+
 @contextlib.contextmanager
 def naming_taught(product: str, known: Sequence[str], store: ProfileStore | None) -> Iterator[None]:
     """Says of a product that is neither in the bundle nor taught how it becomes known, and names that are near.
@@ -385,8 +400,7 @@ def naming_taught(product: str, known: Sequence[str], store: ProfileStore | None
         if store is None:
             raise
         taught = store.products()
-        names = {name.casefold(): name for name in (*known, *taught)}
-        near = [names[name] for name in difflib.get_close_matches(product.casefold(), names)]
+        near = _near(product, known, taught, NEAR)
         raise ProductError(
             f"product {product!r} is not in the bundle and was not taught. "
             + (f"Near names: {', '.join(near)}. " if near else "")

@@ -12,7 +12,7 @@ import numpy as np
 from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import FeatureNetworks, Predictor
-from zsad_agent.teaching.fusion import Fusion, ZMaps, backgrounds, best_fusion
+from zsad_agent.teaching.fusion import Fusion, ZMaps, backgrounds
 from zsad_agent.teaching.goods import (
     LEAST_GOODS,
     MOST_OUTLIERS,
@@ -110,7 +110,7 @@ def teach(
         product: its name.
         networks: of the bundle.
         detector: of the same bundle.
-        bad: as `images`, of bad parts. They set the recall, and may change which scales are used.
+        bad: as `images`, of bad parts. They set the recall.
         doubtful: as `images`, of parts that may be bad. They are not learned. Those that the distribution of the goods
             explains set the threshold too.
         rate: share of good parts that may be rejected, in (0, 1).
@@ -315,15 +315,11 @@ def _finish(
     bads = dict(reader.read(bad, "checking bad parts"))
     if bad and not bads:
         task.notes.append("none of the pictures of bad parts can be used: how many bad parts are found is unknown")
-    fusion, note = best_fusion(
-        list(reader.learned.values()),
-        list(bads.values()),
-        [task.observer.scales[name] for name in memories.vectors],
-        task.ignored,
-        task.seed,
-    )
+    plain = Fusion(scales=tuple(task.observer.scales[name] for name in memories.vectors))
+    share, *shares = backgrounds(plain, list(reader.learned.values()), task.ignored)
+    fusion = replace(plain, background=share)
     levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
-    scores, quartile = _score_goods(reader, levels, held_out, doubtful, rate)
+    scores, quartile = _score_goods(reader, levels, shares, held_out, doubtful, rate)
     found = reader.scores(bads, levels)
     promises = [promise([of[place] for of in scores.values()], rate) for place in range(len(levels))]
     scale = promises[-1].threshold
@@ -347,8 +343,6 @@ def _finish(
         goods=tuple(kept),
         ignored=task.ignored,
     )
-    if note is not None:
-        task.notes.append(note)
     missed = sorted((of[-1], name) for name, of in found.items() if of[-1] < scale)
     return Taught(
         profile=profile,
@@ -361,11 +355,18 @@ def _finish(
 
 
 def _score_goods(
-    reader: "_Reader", levels: Sequence[Fusion], held_out: Sequence[Named], doubtful: Sequence[Named], rate: float
+    reader: "_Reader",
+    levels: Sequence[Fusion],
+    shares: Sequence[float],
+    held_out: Sequence[Named],
+    doubtful: Sequence[Named],
+    rate: float,
 ) -> tuple[dict[str, list[float]], float]:
-    """The scores that set the threshold, by level. And the highest quartile of the goods' maps, at least 0."""
+    """The scores that set the threshold, by level. And the highest quartile of the goods' maps, at least 0.
+
+    `shares`: of each learned good, the share of the median that the others give.
+    """
     task, learned, first = reader.task, reader.learned, levels[0].names[0]
-    shares = backgrounds(levels[-1], list(learned.values()), task.ignored)[1:]
     scores = {
         name: [maps.score(replace(level, background=share), task.ignored) for level in levels]
         for (name, maps), share in zip(learned.items(), shares, strict=True)

@@ -121,17 +121,19 @@ def run_bench(config: AgentConfig, state_dir: Path, *, seconds: float) -> dict[s
     """
     import cv2
 
-    from zsad_agent.teaching import naming_taught
+    from zsad_agent.teaching import is_new, naming_taught
     from zsad_core.bundle import GENERIC_PRODUCT, load_bundle
 
     cv2.setNumThreads(1)  # as in the daemon
     inference, product = config.inference, config.inference.product
     bundle = load_bundle(inference.bundle)
     store = profile_store(config, state_dir)
-    if store is not None and store.has(inference.product) and inference.product not in bundle.manifest.products:
+    known = bundle.manifest.products
+    may_be_new = store is not None and (store.has(product) or is_new(product, known, store))
+    if may_be_new and product not in known:
         inference = inference.model_copy(update={"product": GENERIC_PRODUCT})
         config = config.model_copy(update={"inference": inference})
-    with naming_taught(inference.product, bundle.manifest.products, store):
+    with naming_taught(inference.product, known, store):
         detector = model.Detector(bundle, inference)
     detector.predict(_frames()[0])
     start_up_s = process_age_s()

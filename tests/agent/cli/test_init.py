@@ -75,11 +75,17 @@ def test_a_plc_gets_the_door_that_it_needs(tmp_path: Path) -> None:
     assert (config.source.trigger, config.plant.modbus.listen) == ("plc", "127.0.0.1:1502")
 
 
-def test_an_untaught_product_is_a_comment_and_the_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_teaching_a_new_product_is_the_next_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "agent.yaml"
     assert main(["init", "--yes", "--camera", "0", "--product", "gädget 7", "--out", str(out)]) == 0
     assert "zsad-agent teach --camera 0 --product 'gädget 7'" in capsys.readouterr().out
-    assert '  # product: "gädget 7"' in out.read_text(encoding="utf-8")
+    assert load_settings(out).config.inference.product == "gädget 7"
+
+
+def test_a_product_with_which_the_agent_does_not_start_is_a_comment(tmp_path: Path) -> None:
+    out = tmp_path / "agent.yaml"
+    assert main(["init", "--yes", "--camera", "0", "--product", "bottle7", "--out", str(out)]) == 0
+    assert '  # product: "bottle7"' in out.read_text(encoding="utf-8")
     assert load_settings(out).config.inference.product == "object"
 
 

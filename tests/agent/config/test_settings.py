@@ -153,13 +153,13 @@ def test_check_names_every_fault_by_line_and_key(tmp_path: Path, tiny_bundle: Pa
     path = write(
         tmp_path,
         f"source:\n  source: {tmp_path}/nix.avi\n"
-        f"inference:\n  bundle: {tiny_bundle}\n  product: screw\n  device: TPU\n"
+        f"inference:\n  bundle: {tiny_bundle}\n  product: bottles\n  device: TPU\n"
         f"mqtt:\n  username: me\n  password_file: {tmp_path}/nix\n",
     )
     faults = list(find_faults(load_settings(path)))
     assert len(faults) == 4
     assert faults[0].startswith(f"{path}:2: source.source: {tmp_path}/nix.avi: no such")
-    assert faults[1].startswith(f"{path}:5: inference.product: product 'screw' is not in the bundle and was not taught")
+    assert faults[1].startswith(f"{path}:5: inference.product: product 'bottles' is not in the bundle")
     assert faults[2].startswith(f"{path}:6: inference.device: ") and "Present here: CPU" in faults[2]
     assert faults[3].startswith(f"{path}:9: mqtt.password_file: ")
 

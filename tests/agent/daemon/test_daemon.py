@@ -72,7 +72,7 @@ def test_signal_ends_a_capture_that_hangs(tiny_bundle: Path, tmp_path: Path) -> 
         (("--camera", "front"), 2, "camera 'front': expected an index"),
         (("--source", "/nowhere/x.avi"), 1, "/nowhere/x.avi: no such video, picture or folder"),
         (("--source", "ftp://u:secret@host/x"), 2, "scheme 'ftp'"),
-        (("--camera", "0", "--product", "screw"), 2, "product 'screw' is not in the bundle"),
+        (("--camera", "0", "--product", "botle"), 2, "product 'botle' is not in the bundle"),
         (("--camera", "0", "--bundle", "/nowhere/bundle"), 1, "/nowhere/bundle: no such bundle"),
         (("--camera", "0", "--broker", "http://x"), 2, "mqtt.broker: got 'http://x'"),
         (("--camera", "0", "--threshold", "2"), 2, "decision.threshold: got 2.0"),

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from agent_process import AgentProcess
-from bundle_attacks import change_manifest, copy_bundle, make_key, rehash, sign_folder, write_public_key
+from bundle_attacks import change_manifest, copy_bundle, make_key, sign_folder, with_products, write_public_key
 from mosquitto_broker import MosquittoBroker
 from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
 from tiny_bundle_maker import make_tiny_bundle
@@ -138,14 +137,6 @@ def test_unusable_bundles_are_refused_while_the_inspection_continues(
         agent.terminate()
     assert [path.name for path in (tmp_path / "state" / "bundles").glob("*") if len(path.name) > 60] == []
     assert "Traceback" not in agent.output
-
-
-def with_products(bundle: Path, *names: str) -> Path:
-    """Removes all other products from the bundle's prompts and manifest."""
-    with np.load(bundle / "prompts.npz") as prompts:
-        kept = {name: prompts[name] for name in names}
-    np.savez(bundle / "prompts.npz", **kept)
-    return rehash(change_manifest(bundle, products=list(names)))
 
 
 def test_with_a_trusted_key_only_bundles_that_it_signed_are_accepted(

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_attacks import change_manifest, copy_bundle, make_key, sign_folder, write_public_key, zip_folder
+from bundle_attacks import (
+    change_manifest,
+    copy_bundle,
+    make_key,
+    sign_folder,
+    with_products,
+    write_public_key,
+    zip_folder,
+)
 from tiny_bundle_maker import make_tiny_bundle
 
 from zsad_agent.config import InferenceConfig
@@ -142,9 +150,16 @@ def test_both_models_try_every_frame_with_its_camera_s_product(line: Line) -> No
 
 
 def test_bundle_without_a_product_in_use_is_refused_before_compiling(line: Line) -> None:
-    line.cameras.append(CameraInUse(name="cam1", product="cap", images_bgr=[]))
+    with_products(line.bundle_dir / "v1", "object")
+    line.cameras.append(CameraInUse(name="cam1", product="bottle", images_bgr=[]))
     line.new = {"raises": AssertionError("compiled")}
-    assert "camera cam1: product 'cap' is not in the bundle" in refused(line, "v1")
+    assert "camera cam1: product 'bottle' is not in the bundle" in refused(line, "v1")
+
+
+def test_a_product_that_no_bundle_has_does_not_stop_an_update(line: Line) -> None:
+    line.cameras.append(CameraInUse(name="cam1", product="gearbox", images_bgr=[WHITE]))
+    line.update("v1")
+    assert line.updater.on_probation
 
 
 def test_bundle_is_refused_without_any_stored_frame(line: Line) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from taught_fakes import scale
 
-from zsad_agent.teaching.fusion import MOST_TAKEN, Fusion, ZMaps, backgrounds, best_fusion
+from zsad_agent.teaching.fusion import MOST_TAKEN, Fusion, ZMaps, backgrounds
 from zsad_agent.teaching.observe import GRID_HW, Observed
 from zsad_core.part import Located
 
@@ -49,39 +49,6 @@ def test_highest_mean_of_scales_of_one_size_or_network_counts(
     assert found.tolist() == [[pytest.approx(expected)] * 2]
 
 
-def test_without_clear_evidence_the_usual_fusion_is_kept() -> None:
-    goods = [maps(seed) for seed in range(20)]
-    usual = Fusion(scales=SCALES, weight=0.25)
-    assert best_fusion(goods, [], SCALES, None, 0) == (usual, None)
-    assert best_fusion(goods, [maps(seed, vit=9) for seed in range(50, 54)], SCALES, None, 0) == (usual, None)
-    assert best_fusion(goods, [maps(seed, vit=9, cnn=9) for seed in range(50, 70)], SCALES, None, 0) == (usual, None)
-    assert best_fusion(goods, [maps(seed) for seed in range(50, 70)], SCALES, None, 0) == (usual, None)
-
-
-@pytest.mark.parametrize("network", ["vit", "cnn"])
-def test_network_that_finds_the_bad_parts_clearly_better_is_used_alone(network: str) -> None:
-    other = {"vit": "cnn", "cnn": "vit"}[network]
-    goods = [maps(seed, **{other: 4 * (seed % 3)}) for seed in range(30)]  # the other one sees harmless differences
-    bads = [maps(seed, **{network: 2.5}) for seed in range(50, 80)]
-    fusion, note = best_fusion(goods, bads, SCALES, None, 0)
-    assert fusion.names == tuple(name for name in NAMES if name.startswith(network))
-    assert note is not None and ", ".join(fusion.names) in note
-
-
-def test_zero_shot_map_that_only_disturbs_has_no_weight() -> None:
-    goods = [maps(seed, zero_shot=12 * (seed % 3)) for seed in range(30)]
-    bads = [maps(seed, vit=2, cnn=2) for seed in range(50, 80)]
-    assert best_fusion(goods, bads, SCALES, None, 0)[0] == Fusion(scales=SCALES, weight=0.0)
-
-
-def test_defect_under_the_mask_says_nothing() -> None:
-    goods = [maps(seed, cnn=4 * (seed % 3)) for seed in range(30)]
-    ignored = np.zeros((40, 40), bool)
-    ignored[:8, :8] = True
-    bads = [maps(seed, vit=2.5) for seed in range(50, 80)]
-    assert best_fusion(goods, bads, SCALES, ignored, 0) == (Fusion(scales=SCALES), None)
-
-
 def brighter(found: ZMaps, by: float, at_the_defect: float) -> ZMaps:
     """The same part, that differs everywhere, and more at one place."""
     scales = {name: values + np.float32(by) for name, values in found.scales.items()}
@@ -96,7 +63,6 @@ def test_what_good_parts_show_everywhere_is_taken_off(rise: float, taken: float)
     plain = Fusion(scales=SCALES)
     shares = backgrounds(plain, goods, None)
     assert shares == pytest.approx([taken] * 21, abs=0.06)
-    assert best_fusion(goods, [], SCALES, None, 0)[0].background == shares[0]
     before, after = (
         np.std([one.score(replace(plain, background=share), None) for one in goods]) for share in (0, taken)
     )

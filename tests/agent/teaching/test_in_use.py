@@ -72,6 +72,25 @@ def test_a_product_without_a_profile_is_predicted_by_the_bundle_alone(line: Line
     assert "zsad-agent teach GOOD_PICTURES --product nuts. " in text and "Taught: nut." in text
 
 
+def test_a_new_product_of_a_camera_is_inspected_as_the_generic_one_until_it_is_taught(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    line.teach("object")
+    predictor = line.start(products=("gearbox", "objects"))
+    predictor.prepare("gearbox")
+    assert "'gearbox' is new: it is inspected as 'object' until it is taught" in caplog.text
+    prediction = predictor.predict(good_part(0), "gearbox")
+    assert (prediction.profile, prediction.anomaly_score) == (None, 0.2)
+    assert not predictor.is_taught("gearbox")
+    line.teach("gearbox")
+    predictor.prepare("gearbox")
+    found = predictor.predict(good_part(0), "gearbox").profile
+    assert found is not None and found.product == "gearbox"
+    for refused in ("objects", "casing"):  # near a known name; of no camera
+        with pytest.raises(ProductError):
+            predictor.prepare(refused)
+
+
 def test_a_taught_product_is_predicted_with_its_profile(line: Line) -> None:
     profile = line.teach("nut")
     predictor = line.start()
@@ -206,7 +225,7 @@ def test_a_profile_that_is_made_again_does_not_replace_what_was_taught_meanwhile
 def test_profiles_are_made_again_after_the_start_while_their_verdicts_are_unknown(line: Line) -> None:
     for product in ("nut", "bolt"):
         line.teach(product, bundle=OTHER)
-    predictor = line.start(later=True, at_once=2)
+    predictor = line.start(later=True, products=("nut", "bolt"))
     for product in ("nut", "bolt", "nut"):
         with pytest.raises(ProfileError, match=f"{product} is being made again for this bundle"):
             predictor.prepare(product)
@@ -216,7 +235,7 @@ def test_profiles_are_made_again_after_the_start_while_their_verdicts_are_unknow
     for number, product in enumerate(("nut", "bolt"), start=1):
         with pytest.raises(ProfileError, match=rf"{product} is being made again for this bundle \({number} of 2\)"):
             predictor.predict(good_part(0), product)
-    predictor = line.start(later=True, at_once=2)
+    predictor = line.start(later=True, products=("nut", "bolt"))
     for product in ("nut", "bolt"):
         with pytest.raises(ProfileError):
             predictor.prepare(product)
