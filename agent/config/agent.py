@@ -1,5 +1,6 @@
 """The agent's settings, as in `/etc/zsad-agent/agent.yaml`. Strict: see `zsad_core.config`."""
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -9,12 +10,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from zsad_agent.config.camera import ON_DEMAND, CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.config.device_id import default_device_id
-from zsad_agent.config.mqtt import ControlConfig, MqttConfig, UpdateConfig
+from zsad_agent.config.mqtt import EMBEDDED_BROKER, EMBEDDED_LISTEN, ControlConfig, MqttConfig, UpdateConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
 from zsad_agent.config.plant import HomeAssistantConfig, PlantConfig, SparkplugConfig
-from zsad_agent.config.web import HistoryConfig, OffInYaml, WebConfig
+from zsad_agent.config.web import OFF, HistoryConfig, OffInYaml, WebConfig, is_same_port
 from zsad_core.bundle import GENERIC_PRODUCT
-from zsad_core.config import StrictModel
+from zsad_core.config import FaultyKeyError, StrictModel
 
 RESERVED_NAMES = {"available", "bundle", "recipe", "reload", "stats", "update"}  # topics of the device, not of a camera
 
@@ -150,8 +151,6 @@ class AgentConfig(StrictModel):
             if output.camera not in names and (output.camera is not None or len(names) > 1):
                 known = ", ".join(names)
                 raise ValueError(f"plant.gpio: camera is {output.camera or 'not set'}, but the cameras are {known}")
-        if shared := _repeated([f"{each.chip} {line}" for each in self.plant.gpio for line in each.lines.values()]):
-            raise ValueError(f"plant.gpio: {shared} is used more than once")
         if self.update.enabled and not self.control.enabled:
             raise ValueError("update.enabled: updates are commands: set control.enabled: true too")
         if self.update.enabled and not (self.inference.trusted_keys or self.update.unsigned):
@@ -161,6 +160,20 @@ class AgentConfig(StrictModel):
             )
         if self.spool.pictures != "off" and not self.heatmap.enabled:
             raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: set it to true")
+        return self
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        listens = {
+            ("http", "listen"): self.http.listen,
+            ("mqtt", "broker"): EMBEDDED_LISTEN if self.mqtt.broker == EMBEDDED_BROKER else OFF,
+            ("web", "listen"): self.web.listen,
+            ("plant", "modbus", "listen"): self.plant.modbus.listen,
+            ("plant", "opcua", "listen"): self.plant.opcua.listen,
+        }
+        for (one, first), (other, second) in itertools.combinations(listens.items(), 2):
+            if OFF not in (first, second) and is_same_port(first, second):
+                raise FaultyKeyError(other, second, f"{'.'.join(one)} has this port too, {first}: choose another one")
         return self
 
     def profiles_folder(self, state_dir: Path) -> Path | None:
