@@ -131,8 +131,11 @@ class Handshake:
         if trigger_id is not None:
             self._inspect(trigger_id)
 
-    def accept(self, result: Result) -> None:
-        """Takes a result of the camera; those of other triggers are ignored."""
+    def accept(self, result: Result, *, program: int = 0) -> None:
+        """Takes a result of the camera; those of other triggers are ignored.
+
+        `program`: the number of the product that it was inspected with; 0: it has none.
+        """
         with self._lock:
             if self._state is not _State.BUSY or result.trigger_id != self._trigger_id:
                 return
@@ -143,6 +146,7 @@ class Handshake:
                 score=NO_SCORE if score is None else score,
                 score_permille=NO_PERMILLE if score is None else round(1000 * score),
                 threshold=result.threshold,
+                result_program=program,
             )
 
     def tick(self, *, available: bool, program: int) -> None:
@@ -232,6 +236,7 @@ class Handshake:
                 score=NO_SCORE,
                 score_permille=NO_PERMILLE,
                 threshold=NO_SCORE,
+                result_program=0,
             )
             self._fail(ErrorCode.DRY_TEST)
 
@@ -319,6 +324,7 @@ class Handshake:
         score: float = NO_SCORE,
         score_permille: int = NO_PERMILLE,
         threshold: float = NO_SCORE,
+        result_program: int = 0,
     ) -> None:
         self._outputs = replace(
             self._outputs,
@@ -329,6 +335,7 @@ class Handshake:
             score=score,
             score_permille=score_permille,
             threshold=threshold,
+            result_program=result_program,
         )
         self._trigger_id = None
         self._state = _State.RESULTS

@@ -55,7 +55,7 @@ OUTPUTS = (  # from the agent
     _signal("Unknown", Kind.BIT, "the part was not judged: treat it as a reject"),
     _signal("Error", Kind.BIT, "ErrorCode says what. Cleared by the next accepted trigger or Reset"),
     _signal("ErrorCode", Kind.U16, "see below; 0: none"),
-    _signal("Program", Kind.U16, "number of the program in use; 0: a product that is not in plant.programs"),
+    _signal("Program", Kind.U16, "number of the program that is set now; 0: a product that is not in plant.programs"),
     _signal("Heartbeat", Kind.U16, "counts 2 a second. If it stands still for 3 s, treat each part as a reject"),
     _signal("Session", Kind.U16, "a random number above 0 for each start of the agent"),
     _signal("ScorePermille", Kind.U16, "anomaly score in thousandths, 0 to 1000; 65535: no score"),
@@ -65,6 +65,7 @@ OUTPUTS = (  # from the agent
     _signal("Missed", Kind.U32, "triggers in this session that got no result, or none that was acknowledged"),
     _signal("Score", Kind.F32, "anomaly score, 0 to 1; -1: none"),
     _signal("Threshold", Kind.F32, "a score of this or more is anomalous; -1: none"),
+    _signal("ResultProgram", Kind.U16, "Program of the part whose result is shown; 0: none, or not in plant.programs"),
 )
 
 
@@ -132,6 +133,7 @@ class Outputs:
     missed: int = 0
     score: float = NO_SCORE
     threshold: float = NO_SCORE
+    result_program: int = 0
 
 
 def named(signals: tuple[Signal, ...], values: Inputs | Outputs) -> dict[str, bool | int | float]:

@@ -106,7 +106,7 @@ class PlantStations(Service):
         """Gives a stored result to the handshake of its camera."""
         machine = self._machines.get(result.camera)
         if machine is not None:
-            machine.accept(result)
+            machine.accept(result, program=self._number(result.product))
 
     def stop(self, deadline_s: float) -> None:
         self._stop.set()
@@ -116,14 +116,13 @@ class PlantStations(Service):
         while not self._stop.wait(TICK_S):
             for name, station in self._stations.items():
                 machine = self._machines[name]
-                machine.tick(available=can_inspect(station), program=self._program(station))
+                machine.tick(available=can_inspect(station), program=self._number(station.inspector.product))
                 wanted = machine.program_to_set
                 if wanted and name not in self._selecting:
                     self._selecting.add(name)
                     in_thread(f"zsad-program-{name}", partial(self._select, name, wanted))
 
-    def _program(self, station: Station) -> int:
-        product = station.inspector.product
+    def _number(self, product: str) -> int:
         return self._programs.index(product) + 1 if product in self._programs else 0
 
     def _select(self, name: str, number: int) -> None:

@@ -87,6 +87,13 @@ def plant(request: pytest.FixtureRequest) -> Iterator[Plant]:
         yield plant
 
 
+def test_the_addresses_of_released_signals_stay(plant: Plant) -> None:
+    coils = [plant.row(name, "right")[1] for name in ("Trigger", "ResultsAck", "Reset", "TriggerReady", "Error")]
+    numbers = ("ProgramSelect", "PartId", "ErrorCode", "Program", "PartIdOut", "Score", "Threshold", "ResultProgram")
+    assert coils == [100, 101, 102, 116, 122]
+    assert [plant.row(name, "right")[2] for name in numbers] == [101, 102, 117, 118, 126, 130, 132, 134]
+
+
 @pytest.mark.parametrize(("camera", "which"), [("left", 0), ("right", 1)])
 def test_a_cycle_by_the_printed_map(plant: Plant, camera: str, which: int) -> None:
     counted = plant.read("PartCounter", camera)
