@@ -15,8 +15,8 @@ Set signals with the coils or with the bits of the register, not with both: a Tr
 Pass a part only if Ok = 1, ErrorCode is not 9, ResultProgram is the one that you selected and Heartbeat counts. Program
 may have changed since the trigger. A refused program leaves the one before it in use. Reject a part if Ng or Unknown is
 1, if Error is 1 without a result, if Heartbeat stands still for 3 s, or if Session has changed since its trigger. After
-a start of the PLC set Trigger and ResultsAck to 0 first; if a result of before still waits, acknowledge it or set Reset,
-and reject that part. While ErrorCode is 9, a result is of no part: somebody tests the wiring from the page."""
+a start of the PLC set Trigger and ResultsAck to 0 first; if a result of before still waits, acknowledge it or set
+Reset, and reject that part. While ErrorCode is 9, a result is of no part: somebody tests the wiring from the page."""
 
 
 def plant_map(cameras: Sequence[str], programs: Sequence[str], word_order: WordOrder, listen: str) -> str:
