@@ -8,6 +8,7 @@ A dry test shows a verdict of no part, for whoever wires the machine: READY -> D
 """
 
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -311,7 +312,9 @@ class Handshake:
         self._outputs = replace(
             self._outputs, part_counter=counter, part_id_out=part_id, error=False, error_code=ErrorCode.NONE
         )
-        self._trigger_id = f"plc-{self._outputs.session:04x}-{counter}" + (f"-part-{part_id}" if part_id else "")
+        # a random end: a trigger over MQTT cannot have this id, by chance or on purpose
+        name = f"plc-{self._outputs.session:04x}-{counter}-{secrets.token_hex(4)}"
+        self._trigger_id = f"{name}-part-{part_id}" if part_id else name
         self._state = _State.BUSY
         self._limit_s = self._clock() + self._result_timeout_s
         return self._trigger_id
