@@ -12,6 +12,8 @@ from zsad_agent.capture import CAMERA, INFERENCE
 from zsad_agent.inspection import Station
 from zsad_agent.messages import Result
 from zsad_agent.plant.handshake import Handshake, Wiring
+from zsad_agent.plant.printed_map import plant_map
+from zsad_agent.plant.registers import WordOrder
 from zsad_agent.plant.signals import INPUTS, OUTPUTS, named
 from zsad_agent.system import Service, in_thread
 from zsad_core.errors import ZsadError
@@ -89,6 +91,10 @@ class PlantStations(Service):
     def wiring(self) -> list[dict[str, Any]]:
         """`Wiring` of each camera as JSON, with the names of the printed map."""
         return [_as_json(camera, machine.wiring) for camera, machine in self._machines.items()]
+
+    def printed_map(self, word_order: WordOrder, listen: str) -> str:
+        """As `plant_map`."""
+        return plant_map(list(self._machines), self._programs, word_order, listen)
 
     def start_dry_test(self, camera: str, verdict: Verdict) -> None:
         """As `Handshake.start_dry_test`.
