@@ -26,7 +26,7 @@ def test_the_page_shows_what_the_plc_sends_and_gets(
         page.get_by_role("textbox", name="Address and port of this device").fill(f"127.0.0.1:{port}")
         page.get_by_role("button", name="Switch the handshake on").click()
         expect(card.get_by_text("No client has asked since the agent started.")).to_be_visible(timeout=120_000)
-        assert "trigger: \"plc\"" in station.config and "# above the belt" in station.config
+        assert 'trigger: "plc"' in station.config and "# above the belt" in station.config
         with page.expect_popup() as popup:
             page.get_by_role("link", name="Addresses and rules for the program of the PLC").click()
         expect(popup.value.get_by_text("plant.modbus.listen is 127.0.0.1")).to_be_visible()
