@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     for command in (rollout, rollback):
         command.add_argument("--wave", type=_waves, default=[1, None], help="sizes of the waves (default: 1,rest)")
         command.add_argument("--dry-run", action="store_true", help="show the waves and send nothing")
-        command.add_argument("--answer-s", type=_seconds, default=60.0, help="longest wait for an answer (default 60)")
-        command.add_argument("--wait-s", type=_seconds, default=3600.0, help="longest update of a device (default 3600)")
+        command.add_argument("--answer-s", type=_seconds, default=60.0, help="longest wait for an answer (60)")
+        command.add_argument("--wait-s", type=_seconds, default=3600.0, help="longest update of a device (3600)")
     for command in (listed, rollout, rollback):
         command.add_argument("--match", action="append", default=[], metavar="ID", help="devices: 'line*'; may repeat")
         command.add_argument("--tag", action="append", default=[], help="devices with all of these update.tags")
