@@ -120,6 +120,16 @@ def test_a_cycle_by_the_printed_map(plant: Plant, camera: str, which: int) -> No
     assert plant.read("Missed", camera) == 0
 
 
+def test_a_request_may_span_two_cameras(plant: Plant) -> None:
+    session = plant.row("Session", "left")[2]
+    words = plant.client.read_holding_registers(session, count=101).registers
+    assert (words[0], words[100]) == (0xBEEF, 0xCAFE)
+    start, ready = plant.row("Error", "left")[1] or 0, plant.row("TriggerReady", "right")[1] or 0
+    assert plant.client.read_coils(start, count=ready + 1 - start).bits[ready - start] == plant.read(
+        "TriggerReady", "right"
+    )
+
+
 def test_a_cycle_with_registers_alone(plant: Plant) -> None:
     _, _, control, trigger_bit = plant.row("Trigger", "left")
     _, _, _, ack_bit = plant.row("ResultsAck", "left")
