@@ -1,7 +1,7 @@
 """The OPC UA server, a process of its own: `OpcUaServer` starts it. Lines of JSON connect the two.
 
-The nodes follow OPC 40100-1 (Machine Vision): a vision system for each camera, with a state machine, the methods of its
-jobs, the last result and the recipes. The signals of the handshake are beside them. May import `signals` and `system`.
+Names of nodes follow OPC 40100-1 (Machine Vision), without its types: for each camera a state machine, methods of jobs,
+and recipes. The signals of the handshake are beside them. May import `signals` and `system`.
 
 stdin: first the options, then `{"camera": 0, "outputs": {...}}`. stdout: `{"listening": true}`, then
 `{"camera": 0, "inputs": {...}}`, and `{"clients": true}` regularly while there are some. The process ends with stdin.

@@ -346,7 +346,8 @@ def _edited(text: str, camera: str, changes: Mapping[str, Any]) -> tuple[str, di
     is_empty = data is None
     if is_empty:  # only comments, which ruamel does not keep without a key
         data = CommentedMap()
-    had_source, places = "source" in data, dict(DOORS)
+    had_source = "source" in data
+    places: dict[str, tuple[str, ...]] = dict(DOORS)
     items = data.get("cameras")
     if items:
         section = next(item for item in items if item.get("name", "cam0") == camera)
