@@ -43,7 +43,7 @@ INPUTS = (  # from the PLC
     _signal("Trigger", Kind.BIT, "0 to 1 while TriggerReady is 1: inspect one part. Set it to 0 after ResultsAck"),
     _signal("ResultsAck", Kind.BIT, "0 to 1: the result was read. Set it to 0 when ResultsReady is 0"),
     _signal("Reset", Kind.BIT, "0 to 1: end the cycle, clear errors; then set it to 0. A part without ack is missed"),
-    _signal("ProgramSelect", Kind.U16, "a change selects this program (product); 0: none. To select the same one again, write 0 first"),
+    _signal("ProgramSelect", Kind.U16, "a change to a number above 0 selects that program (product); 0: no change"),
     _signal("PartId", Kind.U32, "optional number of the part, taken at the trigger and returned as PartIdOut"),
 )
 OUTPUTS = (  # from the agent
