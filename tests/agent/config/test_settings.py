@@ -260,7 +260,7 @@ def test_off_needs_no_quotes(tmp_path: Path) -> None:
             ":3: plant.gpio.0.ok: got -1. expected the line's number, from 0 on",
         ),
         ("plant:\n  gpio:\n  - {chip: /dev/g, ok: yes}\n", "expected the line's number, from 0 on, or its name"),
-        ("plant:\n  programs: [a, b, a]\n", "plant.programs: a is there more than once"),
+        ("plant:\n  programs: [a, b, a]\n", ":2: plant.programs: got 'a'. It is there more than once"),
         (
             "plant:\n  gpio:\n  - chip: /dev/g\n    ok: 17\n    ng: '017'\n",
             ":5: plant.gpio.0.ng: got '017'. plant.gpio.0.ok has this line of /dev/g too",
@@ -277,12 +277,23 @@ def test_off_needs_no_quotes(tmp_path: Path) -> None:
             "plant:\n  gpio: [{chip: /dev/g, reject: 1, hold_ms: 300}]\n",
             ":2: plant.gpio.0.hold_ms: got 300.0. It has no effect without the line ok or ng or unknown",
         ),
-        ("plant:\n  gpio:\n  - {chip: /dev/g, ok: 1, camera: cam1}\n", "camera is cam1, but the cameras are cam0"),
+        (
+            "plant:\n  gpio:\n  - {chip: /dev/g, ok: 1, camera: cam1}\n",
+            "gpio.0: got '/dev/g'. camera is cam1, but the cameras are cam0",
+        ),
         (
             "cameras:\n- {name: a, source: x}\n- {name: b, source: y}\nplant:\n  gpio: [{chip: /dev/g, ok: 1}]\n",
             "camera is not set, but the cameras are a, b",
         ),
-        ("source: {camera: 0, trigger: plc}\n", "trigger: plc needs plant.modbus or plant.opcua"),
+        ("source: {camera: 0, trigger: plc}\n", ":1: source.trigger: got 'plc'. It needs plant.modbus or plant.opcua"),
+        (
+            "cameras:\n- {name: a, camera: 0}\n- name: b\n  camera: 1\n  trigger: plc\n",
+            ":5: cameras.1.trigger: got 'plc'. It needs plant.modbus or plant.opcua",
+        ),
+        (
+            "source: {camera: 0}\nplant:\n  opcua:\n    listen: 127.0.0.1:4840\n",
+            ":4: plant.opcua.listen: got '127.0.0.1:4840'. A PLC triggers cameras with trigger: plc or mqtt",
+        ),
         ("mqtt:\n  tls: {ca_file: /x}\n", "tls is set, but broker is mqtt://localhost:1883"),
         ("mqtt:\n  broker: mqtts://b\n  tls: {cert_file: /x}\n", "cert_file and key_file go together"),
         ("mqtt:\n  password_file: /x\n  password_credential: y\n", "keep one of them"),
