@@ -35,6 +35,15 @@ class RecordModel(StrictModel):
     model_config = ConfigDict(extra="ignore")
 
 
+class FaultyKeyError(ValueError):
+    """A rule between several keys is broken. Raised by a validator, it names the one of them that is to be changed."""
+
+    def __init__(self, location: Location, value: object, why: str) -> None:
+        """`location`: below the model of the validator."""
+        super().__init__(why)
+        self.location, self.value = location, value
+
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 # PyYAML's constructors raise these for a scalar that does not fit its tag, such as `2026-99-99`, `!!int ""`, `!!bool x`
 _BAD_SCALAR = (ValueError, LookupError, AttributeError, TypeError, OverflowError)
@@ -184,17 +193,21 @@ def _unusable_texts(value: Any, at: Location = ()) -> Iterator[tuple[Location, s
 
 def _fault_text(model: type[BaseModel], fault: Any, source: str, lines: dict[Location, int]) -> str:
     location: Location = tuple(fault["loc"])
+    value = fault["input"]
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, FaultyKeyError):
+        location, value = (*location, *cause.location), cause.value
     where = _where(source, lines, location)
     if fault["type"] == "extra_forbidden":
         return f"{where}: unknown key. Known here: {', '.join(_keys_at(model, location[:-1]))}"
     if fault["type"] == "missing":
         return f"{where}: missing, and it has no default"
     why = fault["msg"].removeprefix("Value error, ")
-    if fault["input"] is None:
+    if value is None:
         return f"{where}: has no value. Give it one or leave the key out. {why}"
     if not location:  # a rule between sections: the value would be the whole file
         return f"{where}: {why}"
-    return f"{where}: got {_shown(redacted_values(fault['input']))}. {why}"
+    return f"{where}: got {_shown(redacted_values(value))}. {why}"
 
 
 def _shown(value: Any) -> str:

@@ -21,6 +21,7 @@ from .device_id import keep_device_id as keep_device_id
 from .load import Settings as Settings
 from .load import load_settings as load_settings
 from .mqtt import EMBEDDED_BROKER as EMBEDDED_BROKER
+from .mqtt import EMBEDDED_LISTEN as EMBEDDED_LISTEN
 from .mqtt import ControlConfig as ControlConfig
 from .mqtt import MqttConfig as MqttConfig
 from .mqtt import TlsConfig as TlsConfig

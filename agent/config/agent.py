@@ -1,5 +1,6 @@
 """The agent's settings, as in `/etc/zsad-agent/agent.yaml`. Strict: see `zsad_core.config`."""
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -9,12 +10,12 @@ from pydantic import AfterValidator, Field, model_validator
 
 from zsad_agent.config.camera import ON_DEMAND, CameraConfig, DecisionConfig, SourceConfig, TopicLevel
 from zsad_agent.config.device_id import default_device_id
-from zsad_agent.config.mqtt import ControlConfig, MqttConfig, UpdateConfig
+from zsad_agent.config.mqtt import EMBEDDED_BROKER, EMBEDDED_LISTEN, ControlConfig, MqttConfig, UpdateConfig
 from zsad_agent.config.paths import SHIPPED_BUNDLE, SHIPPED_BUNDLES, default_cache_dir
 from zsad_agent.config.plant import HomeAssistantConfig, PlantConfig, SparkplugConfig
-from zsad_agent.config.web import HistoryConfig, OffInYaml, WebConfig
+from zsad_agent.config.web import OFF, HistoryConfig, OffInYaml, WebConfig, is_same_port
 from zsad_core.bundle import GENERIC_PRODUCT
-from zsad_core.config import StrictModel
+from zsad_core.config import FaultyKeyError, StrictModel
 
 RESERVED_NAMES = {"available", "bundle", "recipe", "reload", "stats", "update"}  # topics of the device, not of a camera
 
@@ -139,19 +140,7 @@ class AgentConfig(StrictModel):
         watched = [os.path.realpath(camera.source or "") for camera in self.cameras if camera.trigger == "folder"]
         if shared := _repeated(watched):
             raise ValueError(f"cameras: {shared} is watched by more than one: each picture would be inspected twice")
-        modes = {camera.trigger for camera in self.cameras or (self.source,)}
-        if self.plant.on and not modes & set(ON_DEMAND):
-            raise ValueError("plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none")
-        if "plc" in modes and not self.plant.on:
-            raise ValueError("trigger: plc needs plant.modbus or plant.opcua, which the PLC uses")
-        if twice := _repeated(list(self.plant.programs)):
-            raise ValueError(f"plant.programs: {twice} is there more than once, so Program would have two numbers")
-        for output in self.plant.gpio:
-            if output.camera not in names and (output.camera is not None or len(names) > 1):
-                known = ", ".join(names)
-                raise ValueError(f"plant.gpio: camera is {output.camera or 'not set'}, but the cameras are {known}")
-        if shared := _repeated([f"{each.chip} {line}" for each in self.plant.gpio for line in each.lines.values()]):
-            raise ValueError(f"plant.gpio: {shared} is used more than once")
+        self._check_plant()
         if self.update.enabled and not self.control.enabled:
             raise ValueError("update.enabled: updates are commands: set control.enabled: true too")
         if self.update.enabled and not (self.inference.trusted_keys or self.update.unsigned):
@@ -161,6 +150,38 @@ class AgentConfig(StrictModel):
             )
         if self.spool.pictures != "off" and not self.heatmap.enabled:
             raise ValueError(f"spool.pictures is {self.spool.pictures}, but heatmap.enabled is false: set it to true")
+        return self
+
+    def _check_plant(self) -> None:
+        """Raises FaultyKeyError."""
+        plant, modes = self.plant, [camera.trigger for camera in self.cameras or (self.source,)]
+        if plant.on and not set(modes) & set(ON_DEMAND):
+            door = "modbus" if plant.modbus.on else "opcua"
+            why = "A PLC triggers cameras with trigger: plc or mqtt, and there is none"
+            raise FaultyKeyError(("plant", door, "listen"), getattr(plant, door).listen, why)
+        if "plc" in modes and not plant.on:
+            where = ("cameras", modes.index("plc")) if self.cameras else ("source",)
+            raise FaultyKeyError((*where, "trigger"), "plc", "It needs plant.modbus or plant.opcua, which the PLC uses")
+        if twice := _repeated(list(plant.programs)):
+            raise FaultyKeyError(("plant", "programs"), twice, "It is there more than once: Program would be ambiguous")
+        names = [camera.name for camera in self.every_camera]
+        for number, output in enumerate(plant.gpio):
+            if output.camera not in names and (output.camera is not None or len(names) > 1):
+                why = f"camera is {output.camera or 'not set'}, but the cameras are {', '.join(names)}"
+                raise FaultyKeyError(("plant", "gpio", number), output.chip, why)
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        listens = {
+            ("http", "listen"): self.http.listen,
+            ("mqtt", "broker"): EMBEDDED_LISTEN if self.mqtt.broker == EMBEDDED_BROKER else OFF,
+            ("web", "listen"): self.web.listen,
+            ("plant", "modbus", "listen"): self.plant.modbus.listen,
+            ("plant", "opcua", "listen"): self.plant.opcua.listen,
+        }
+        for (one, first), (other, second) in itertools.combinations(listens.items(), 2):
+            if OFF not in (first, second) and is_same_port(first, second):
+                raise FaultyKeyError(other, second, f"{'.'.join(one)} has this port too, {first}: choose another one")
         return self
 
     def profiles_folder(self, state_dir: Path) -> Path | None:

@@ -9,6 +9,7 @@ from zsad_agent.config.address import is_url, parse_address
 from zsad_core.config import StrictModel
 
 EMBEDDED_BROKER = "embedded"
+EMBEDDED_LISTEN = "127.0.0.1:1883"  # the broker has no passwords, so it is not reachable from outside
 
 
 def _broker_url(url: str) -> str:

@@ -1,12 +1,13 @@
 """The settings for machines and dashboards of the plant. All are off unless they are set."""
 
+import os
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from zsad_agent.config.camera import TopicLevel
 from zsad_agent.config.web import OFF, OffInYaml, listen_address
-from zsad_core.config import StrictModel
+from zsad_core.config import FaultyKeyError, StrictModel
 
 Listen = Annotated[str, OffInYaml, AfterValidator(listen_address)]
 Timeout = Annotated[float, Field(gt=0, le=3600)]
@@ -24,7 +25,8 @@ def _as_text(line: object) -> object:
 Line = Annotated[str, BeforeValidator(_as_text), Field(pattern=r"^[!-~]{1,31}$")]
 Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
 INSTALL_PLANT = "pip install 'zsad-agent[plant]', or on Debian the package zsad-agent-plant"
-SIGNALS = ("ok", "ng", "unknown", "reject", "ready", "heartbeat")
+SHOWN, PULSED = ("ok", "ng", "unknown"), ("reject",)  # the signals that last for hold_ms, and for reject_ms
+SIGNALS = (*SHOWN, *PULSED, "ready", "heartbeat")
 
 
 class ModbusConfig(StrictModel):
@@ -73,11 +75,14 @@ class GpioConfig(StrictModel):
         return {name: line for name in SIGNALS if (line := getattr(self, name)) is not None}
 
     @model_validator(mode="after")
-    def _lines_differ(self) -> Self:
+    def _consistent(self) -> Self:
         if not self.lines:
             raise ValueError(f"names no line: set one of {', '.join(SIGNALS)}")
-        if len(set(self.lines.values())) < len(self.lines):
-            raise ValueError("two signals have the same line")
+        for key, needed in (("hold_ms", SHOWN), ("reject_ms", PULSED), ("reject_delay_ms", PULSED)):
+            if key in self.model_fields_set and not self.lines.keys() & set(needed):
+                raise FaultyKeyError(
+                    (key,), getattr(self, key), f"It has no effect without the line {' or '.join(needed)}: set one too"
+                )
         return self
 
 
@@ -90,6 +95,19 @@ class PlantConfig(StrictModel):
     programs: tuple[str, ...] = ()  # products that the PLC may select; the first is program 1
     result_timeout_s: Timeout = 5.0  # longest time from a trigger to its result; then the part is Unknown
     ack_timeout_s: Timeout = 10.0  # longest time from a result to its acknowledgement; then this is an error
+
+    @model_validator(mode="after")
+    def _lines_differ(self) -> Self:
+        taken: dict[tuple[str, str], str] = {}
+        for number, output in enumerate(self.gpio):
+            for signal, line in output.lines.items():
+                place = (os.path.realpath(output.chip), str(int(line)) if line.isdecimal() else line)
+                if place in taken:
+                    raise FaultyKeyError(
+                        ("gpio", number, signal), line, f"plant.gpio.{taken[place]} has this line of {output.chip} too"
+                    )
+                taken[place] = f"{number}.{signal}"
+        return self
 
     @property
     def on(self) -> bool:

@@ -94,3 +94,10 @@ def split_listen(listen: str) -> tuple[str, int]:
     """Host, without brackets, and port of a checked `listen`."""
     host, _, port = listen.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def is_same_port(listen: str, other: str) -> bool:
+    """Whether two servers cannot have these addresses at once. Port 0 is any free one."""
+    (host, port), (other_host, other_port) = split_listen(listen), split_listen(other)
+    hosts = {"127.0.0.1" if one.lower() == "localhost" else one.lower() for one in (host, other_host)}
+    return port == other_port != 0 and (len(hosts) == 1 or not hosts.isdisjoint({"0.0.0.0", "::"}))

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from zsad_agent.config import MqttConfig
+from zsad_agent.config import EMBEDDED_LISTEN, MqttConfig, split_listen
 from zsad_agent.system import Service
 from zsad_core.errors import BrokerError
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = "127.0.0.1"  # the broker has no passwords, so it is not reachable from outside
-DEFAULT_PORT = 1883
+LOOPBACK, DEFAULT_PORT = split_listen(EMBEDDED_LISTEN)
 START_S = 10.0
 STOP_S = 1.0
 NOISY_LOGGERS = ("amqtt", "transitions")  # they log every packet and every disconnect

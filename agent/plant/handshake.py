@@ -8,6 +8,7 @@ A dry test shows a verdict of no part, for whoever wires the machine: READY -> D
 """
 
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -131,8 +132,11 @@ class Handshake:
         if trigger_id is not None:
             self._inspect(trigger_id)
 
-    def accept(self, result: Result) -> None:
-        """Takes a result of the camera; those of other triggers are ignored."""
+    def accept(self, result: Result, *, program: int = 0) -> None:
+        """Takes a result of the camera; those of other triggers are ignored.
+
+        `program`: the number of the product that it was inspected with; 0: it has none.
+        """
         with self._lock:
             if self._state is not _State.BUSY or result.trigger_id != self._trigger_id:
                 return
@@ -143,6 +147,7 @@ class Handshake:
                 score=NO_SCORE if score is None else score,
                 score_permille=NO_PERMILLE if score is None else round(1000 * score),
                 threshold=result.threshold,
+                result_program=program,
             )
 
     def tick(self, *, available: bool, program: int) -> None:
@@ -232,6 +237,7 @@ class Handshake:
                 score=NO_SCORE,
                 score_permille=NO_PERMILLE,
                 threshold=NO_SCORE,
+                result_program=0,
             )
             self._fail(ErrorCode.DRY_TEST)
 
@@ -306,7 +312,9 @@ class Handshake:
         self._outputs = replace(
             self._outputs, part_counter=counter, part_id_out=part_id, error=False, error_code=ErrorCode.NONE
         )
-        self._trigger_id = f"plc-{self._outputs.session:04x}-{counter}" + (f"-part-{part_id}" if part_id else "")
+        # a random end: a trigger over MQTT cannot have this id, by chance or on purpose
+        name = f"plc-{self._outputs.session:04x}-{counter}-{secrets.token_hex(4)}"
+        self._trigger_id = f"{name}-part-{part_id}" if part_id else name
         self._state = _State.BUSY
         self._limit_s = self._clock() + self._result_timeout_s
         return self._trigger_id
@@ -319,6 +327,7 @@ class Handshake:
         score: float = NO_SCORE,
         score_permille: int = NO_PERMILLE,
         threshold: float = NO_SCORE,
+        result_program: int = 0,
     ) -> None:
         self._outputs = replace(
             self._outputs,
@@ -329,6 +338,7 @@ class Handshake:
             score=score,
             score_permille=score_permille,
             threshold=threshold,
+            result_program=result_program,
         )
         self._trigger_id = None
         self._state = _State.RESULTS

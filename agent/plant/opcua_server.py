@@ -1,7 +1,7 @@
 """The OPC UA server, a process of its own: `OpcUaServer` starts it. Lines of JSON connect the two.
 
-The nodes follow OPC 40100-1 (Machine Vision): a vision system for each camera, with a state machine, the methods of its
-jobs, the last result and the recipes. The signals of the handshake are beside them. May import `signals` and `system`.
+Names of nodes follow OPC 40100-1 (Machine Vision), without its types: for each camera a state machine, methods of jobs,
+and recipes. The signals of the handshake are beside them. May import `signals` and `system`.
 
 stdin: first the options, then `{"camera": 0, "outputs": {...}}`. stdout: `{"listening": true}`, then
 `{"camera": 0, "inputs": {...}}`, and `{"clients": true}` regularly while there are some. The process ends with stdin.
@@ -116,11 +116,15 @@ class VisionSystem:
         """A client has connected: the agent learns what is set."""
         self._send()
 
-    def forget_clients(self) -> None:
-        """No client is left: what they set counts as 0."""
-        if self._by_client != Inputs() or self._by_method != Inputs():
-            self._by_client = self._by_method = Inputs()
-            self._send()
+    async def forget_clients(self, server: Server) -> None:
+        """No client is left: what they set counts as 0, and the next one reads 0."""
+        if self._by_client == Inputs() and self._by_method == Inputs():
+            return
+        self._by_client = self._by_method = Inputs()
+        self._send()
+        for node, signal in self._inputs.items():
+            value = ua.Variant(getattr(self._by_client, signal.field), TYPES[signal.kind])
+            await server.write_attribute_value(node, ua.DataValue(value))
 
     async def show(self, server: Server, values: Mapping[str, Any]) -> None:
         """Writes the changed outputs: ResultsReady is 1 only while the whole result is there."""
@@ -287,7 +291,7 @@ async def _run(options: Mapping[str, Any], lines: asyncio.StreamReader) -> None:
             are_there = server.bserver is not None and bool(server.bserver.clients)
             for system in systems:
                 if not are_there:  # also after one that came and went since the last look
-                    system.forget_clients()
+                    await system.forget_clients(server)
                 elif not were_there:
                     system.greet()
             were_there = are_there

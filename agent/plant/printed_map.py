@@ -8,15 +8,15 @@ from zsad_agent.plant.signals import ErrorCode
 _RULES = """\
 One part:
   1. Wait for TriggerReady = 1. Set PartId if you number the parts, then Trigger = 1.
-  2. Wait for ResultsReady = 1, plant.result_timeout_s at most. Read the registers from TriggerReady to Threshold in one
-     request: then bits and numbers are of one moment. Check that PartIdOut is the part.
+  2. Wait for ResultsReady = 1, plant.result_timeout_s at most. Read the registers from TriggerReady to ResultProgram in
+     one request: then bits and numbers are of one moment. Check that PartIdOut is the part.
   3. Set ResultsAck = 1, and wait for ResultsReady = 0. Set ResultsAck = 0 and Trigger = 0.
 Set signals with the coils or with the bits of the register, not with both: a Trigger counts at each of them.
-Pass a part only if Ok = 1, ErrorCode is not 9, Program is the one that you selected and Heartbeat counts. A refused
-program leaves the one before it in use. Reject a part if Ng or Unknown is 1, if Error is 1 without a result, if
-Heartbeat stands still for 3 s, or if Session has changed since its trigger. After a start of the PLC set Trigger and
-ResultsAck to 0 first; if a result of before still waits, acknowledge it or set Reset, and reject that part. While
-ErrorCode is 9, a result is of no part: somebody tests the wiring from the page."""
+Pass a part only if Ok = 1, ErrorCode is not 9, ResultProgram is the one that you selected and Heartbeat counts. Program
+may have changed since the trigger. A refused program leaves the one before it in use. Reject a part if Ng or Unknown is
+1, if Error is 1 without a result, if Heartbeat stands still for 3 s, or if Session has changed since its trigger. After
+a start of the PLC set Trigger and ResultsAck to 0 first; if a result of before still waits, acknowledge it or set
+Reset, and reject that part. While ErrorCode is 9, a result is of no part: somebody tests the wiring from the page."""
 
 
 def plant_map(cameras: Sequence[str], programs: Sequence[str], word_order: WordOrder, listen: str) -> str:

@@ -48,11 +48,10 @@ OUTPUT_END = max(place.word + place.signal.kind.words for place in OUTPUT_PLACES
 
 def pack(outputs: Outputs, order: WordOrder) -> tuple[list[int], list[bool]]:
     """The registers and the coils from offset `OUTPUTS_AT` on."""
-    values = asdict(outputs)
     words = [0] * (OUTPUT_END - OUTPUTS_AT)
     coils: list[bool] = []
     for place in OUTPUT_PLACES:
-        value, at = values[place.signal.field], place.word - OUTPUTS_AT
+        value, at = getattr(outputs, place.signal.field), place.word - OUTPUTS_AT
         if place.bit is not None:
             words[at] |= bool(value) << place.bit
             coils.append(bool(value))

@@ -43,7 +43,7 @@ INPUTS = (  # from the PLC
     _signal("Trigger", Kind.BIT, "0 to 1 while TriggerReady is 1: inspect one part. Set it to 0 after ResultsAck"),
     _signal("ResultsAck", Kind.BIT, "0 to 1: the result was read. Set it to 0 when ResultsReady is 0"),
     _signal("Reset", Kind.BIT, "0 to 1: end the cycle, clear errors; then set it to 0. A part without ack is missed"),
-    _signal("ProgramSelect", Kind.U16, "number of the program (product) to inspect; 0: no change. Program shows it"),
+    _signal("ProgramSelect", Kind.U16, "a change to a number above 0 selects that program (product); 0: no change"),
     _signal("PartId", Kind.U32, "optional number of the part, taken at the trigger and returned as PartIdOut"),
 )
 OUTPUTS = (  # from the agent
@@ -55,7 +55,7 @@ OUTPUTS = (  # from the agent
     _signal("Unknown", Kind.BIT, "the part was not judged: treat it as a reject"),
     _signal("Error", Kind.BIT, "ErrorCode says what. Cleared by the next accepted trigger or Reset"),
     _signal("ErrorCode", Kind.U16, "see below; 0: none"),
-    _signal("Program", Kind.U16, "number of the program in use; 0: a product that is not in plant.programs"),
+    _signal("Program", Kind.U16, "number of the program that is set now; 0: a product that is not in plant.programs"),
     _signal("Heartbeat", Kind.U16, "counts 2 a second. If it stands still for 3 s, treat each part as a reject"),
     _signal("Session", Kind.U16, "a random number above 0 for each start of the agent"),
     _signal("ScorePermille", Kind.U16, "anomaly score in thousandths, 0 to 1000; 65535: no score"),
@@ -65,6 +65,7 @@ OUTPUTS = (  # from the agent
     _signal("Missed", Kind.U32, "triggers in this session that got no result, or none that was acknowledged"),
     _signal("Score", Kind.F32, "anomaly score, 0 to 1; -1: none"),
     _signal("Threshold", Kind.F32, "a score of this or more is anomalous; -1: none"),
+    _signal("ResultProgram", Kind.U16, "Program of the part whose result is shown; 0: none, or not in plant.programs"),
 )
 
 
@@ -132,6 +133,7 @@ class Outputs:
     missed: int = 0
     score: float = NO_SCORE
     threshold: float = NO_SCORE
+    result_program: int = 0
 
 
 def named(signals: tuple[Signal, ...], values: Inputs | Outputs) -> dict[str, bool | int | float]:

@@ -12,6 +12,8 @@ from zsad_agent.capture import CAMERA, INFERENCE
 from zsad_agent.inspection import Station
 from zsad_agent.messages import Result
 from zsad_agent.plant.handshake import Handshake, Wiring
+from zsad_agent.plant.printed_map import plant_map
+from zsad_agent.plant.registers import WordOrder
 from zsad_agent.plant.signals import INPUTS, OUTPUTS, named
 from zsad_agent.system import Service, in_thread
 from zsad_core.errors import ZsadError
@@ -90,6 +92,10 @@ class PlantStations(Service):
         """`Wiring` of each camera as JSON, with the names of the printed map."""
         return [_as_json(camera, machine.wiring) for camera, machine in self._machines.items()]
 
+    def printed_map(self, word_order: WordOrder, listen: str) -> str:
+        """As `plant_map`."""
+        return plant_map(list(self._machines), self._programs, word_order, listen)
+
     def start_dry_test(self, camera: str, verdict: Verdict) -> None:
         """As `Handshake.start_dry_test`.
 
@@ -106,7 +112,7 @@ class PlantStations(Service):
         """Gives a stored result to the handshake of its camera."""
         machine = self._machines.get(result.camera)
         if machine is not None:
-            machine.accept(result)
+            machine.accept(result, program=self._number(result.product))
 
     def stop(self, deadline_s: float) -> None:
         self._stop.set()
@@ -116,14 +122,13 @@ class PlantStations(Service):
         while not self._stop.wait(TICK_S):
             for name, station in self._stations.items():
                 machine = self._machines[name]
-                machine.tick(available=can_inspect(station), program=self._program(station))
+                machine.tick(available=can_inspect(station), program=self._number(station.inspector.product))
                 wanted = machine.program_to_set
                 if wanted and name not in self._selecting:
                     self._selecting.add(name)
                     in_thread(f"zsad-program-{name}", partial(self._select, name, wanted))
 
-    def _program(self, station: Station) -> int:
-        product = station.inspector.product
+    def _number(self, product: str) -> int:
         return self._programs.index(product) + 1 if product in self._programs else 0
 
     def _select(self, name: str, number: int) -> None:

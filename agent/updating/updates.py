@@ -152,10 +152,12 @@ class Updates(ThreadService):
             self._conclude(request, installer)
         if request is None or not self._ready or (installer.on_probation and request.action == "fetch"):
             return False
-        self._note("trying")  # first: a phase of downloading without `_ready` would be fetched again
+        recorded = self._note("trying")  # first: a phase of downloading without `_ready` would be fetched again
         self._ready = False
         before = installer.in_use("bundle", None)
         try:
+            if request.action == "fetch" and not recorded:  # else each start would try it, also if it ends the process
+                raise DownloadError(f"{self._path}: cannot be written, so the {request.kind} is not tried")
             self._carry_out(request, installer)
         except Exception as error:
             self._fail(error)
@@ -240,7 +242,8 @@ class Updates(ThreadService):
             with self._changed:
                 self._record = self._record.model_copy(update={"text": text})
 
-    def _note(self, phase: Phase, text: str | None = None, *, target: str | None = None) -> None:
+    def _note(self, phase: Phase, text: str | None = None, *, target: str | None = None) -> bool:
+        """Returns whether the record is on disk."""
         text = None if text is None else one_line(text, MAX_TEXT)
         with self._changed:
             self._record = self._record.model_copy(update={"phase": phase, "text": text, "target": target})
@@ -251,6 +254,8 @@ class Updates(ThreadService):
             write_whole(self._path, encoded)
         except OSError as error:  # the state is published all the same
             logger.error("%s: cannot be written: %s", self._path, error.strerror or error)
+            return False
+        return True
 
     def _clean(self, keep: str | None = None) -> None:
         """Removes what was fetched, except the files whose names start with `keep`."""

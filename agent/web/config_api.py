@@ -8,7 +8,7 @@ import re
 import stat
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from zsad_agent.config import TriggerMode, load_settings
+from zsad_agent.config import ON_DEMAND, TriggerMode, load_settings
 from zsad_agent.inspection import Station
 from zsad_agent.system import in_thread, write_whole
 from zsad_agent.web.live import Camera, Text, station_of
@@ -30,6 +30,7 @@ from zsad_core.picture import decode_image
 from zsad_core.redaction import redacted
 
 ORIGINS = ("camera", "source", "aravis")  # a camera has one of them
+DOORS = {"modbus_listen": ("plant", "modbus", "listen"), "opcua_listen": ("plant", "opcua", "listen")}
 MAX_YAML = 60_000  # characters
 MAX_MASK = 990_000  # characters of base64
 MASKS = "masks"  # folder in the state folder
@@ -78,6 +79,7 @@ class CameraSettings(Body):
         Annotated[str, Field(max_length=MAX_MASK, description="PNG of the frame's size, base64.")] | None
     ) = None
     trigger: TriggerMode | None = None
+    modbus_listen: Text | None = Field(None, description="`plant.modbus.listen`, where a PLC connects to this device.")
     product: Text | None = None
     camera: Text | None = None
     source: Text | None = None
@@ -129,7 +131,10 @@ def write_config(body: Edited, parts: Parts, visitor: ForAdmin, after: Backgroun
 def change_settings(
     camera: Camera, body: CameraSettings, parts: Parts, visitor: ForAdmin, after: BackgroundTasks
 ) -> Written:
-    """Changes settings of a camera in the config file, and asks the agent to start again with it."""
+    """Changes settings of a camera in the config file, and asks the agent to start again with it.
+
+    A `trigger` that leaves no camera for a PLC also switches the handshake off.
+    """
     station = station_of(parts, camera)
     path = _path_to_write(parts)
     origins = [key for key in ORIGINS if getattr(body, key) is not None]
@@ -318,7 +323,7 @@ def _check_used(parts: WebParts, path: Path, camera: str, changes: Mapping[str, 
         raise HTTPException(
             409, f"{path} has no camera {camera}: a flag of the command line names it, which overrides the file"
         )
-    for key in changes:
+    for key in changes.keys() - DOORS.keys():
         if key != "name" and getattr(running, key) != getattr(stored, key):
             raise HTTPException(
                 409,
@@ -341,26 +346,35 @@ def _edited(text: str, camera: str, changes: Mapping[str, Any]) -> tuple[str, di
     is_empty = data is None
     if is_empty:  # only comments, which ruamel does not keep without a key
         data = CommentedMap()
-    had, of_all = set(data), {}
+    had_source = "source" in data
+    places: dict[str, tuple[str, ...]] = dict(DOORS)
     items = data.get("cameras")
     if items:
         section = next(item for item in items if item.get("name", "cam0") == camera)
     else:
         section = _section(data, "source")
-        if "product" in changes:
-            of_all = {"product": changes["product"]}
-    mine = {key: value for key, value in changes.items() if key not in of_all}
-    old = _apply(section, mine)
-    if of_all:
-        old |= _apply(_section(data, "inference"), of_all)
-    for name in ("source", "inference"):
-        if name in data and name not in had and not data[name]:
-            del data[name]
+        places["product"] = ("inference", "product")
+    old = _apply(section, {key: value for key, value in changes.items() if key not in places})
+    if "trigger" in changes and not any(one.get("trigger") in ON_DEMAND for one in items or [section]):
+        changes = {**changes, **dict.fromkeys(DOORS)}
+    old |= {key: _set(data, places[key], changes[key]) for key in changes.keys() & places.keys()}
+    if not (had_source or items or section):
+        del data["source"]
     out = io.StringIO()
     yaml.dump(data, out)
     if is_empty:
         return text.rstrip("\n") + "\n" + out.getvalue(), old
     return out.getvalue(), old
+
+
+def _set(section: CommentedMap, place: Sequence[str], value: Any) -> Any:
+    """Sets the key at a place below the section; if the value is None it goes. Returns the earlier value."""
+    *above, key = place
+    for name in above:
+        if value is None and section.get(name) is None:
+            return None
+        section = _section(section, name)
+    return _apply(section, {key: value})[key]
 
 
 def _section(data: CommentedMap, name: str) -> CommentedMap:

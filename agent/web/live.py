@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
@@ -23,6 +23,7 @@ from zsad_core.types import Verdict
 MAX_WAIT_S = 30.0
 MAX_INSPECTIONS = 8  # requests that wait for their part at the same time; each takes a thread
 
+OFF = "the handshake with a PLC is off. Set plant.modbus.listen or plant.opcua.listen"
 MAX_TEXT = 4096
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=r"^[^\x00-\x1f\x7f]*$")]  # a path or an address
 Camera = Annotated[str, Path(max_length=64, description="Name of a camera.")]
@@ -207,6 +208,15 @@ def read_plc(parts: Parts, visitor: ForOperator) -> PlcBody:
     return PlcBody(doors=doors, cameras=cameras)
 
 
+@router.get("/plc/map", response_class=PlainTextResponse)
+def read_plc_map(parts: Parts, visitor: ForOperator) -> str:
+    """Gives the Modbus addresses and the rules for whoever programs the PLC, as text."""
+    if parts.plc is None:
+        raise HTTPException(409, OFF)
+    modbus = parts.config.plant.modbus
+    return parts.plc.printed_map(modbus.word_order, modbus.listen)
+
+
 @router.post("/cameras/{camera}/plc/dry-test")
 def start_dry_test(camera: Camera, body: DryTestBody, parts: Parts, visitor: ForAdmin) -> PlcBody:
     """Shows a verdict to the PLC without a part, to test the wiring. It ends by itself, and at once at a trigger.
@@ -235,7 +245,7 @@ def _plc_of(parts: WebParts, camera: str) -> Plc:
     """
     station = station_of(parts, camera)
     if parts.plc is None:
-        raise HTTPException(409, "the handshake with a PLC is off. Set plant.modbus.listen or plant.opcua.listen")
+        raise HTTPException(409, OFF)
     if not station.capture.triggered:
         raise HTTPException(409, f"{camera} has no handshake with the PLC. Set trigger: plc")
     return parts.plc

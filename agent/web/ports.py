@@ -11,7 +11,7 @@ A part that `web` may not import is a protocol.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import Depends, HTTPException, Request
 from pydantic import BaseModel, ConfigDict
@@ -60,6 +60,9 @@ class Plc(Protocol):
 
     def wiring(self) -> list[dict[str, Any]]:
         """Of each camera that takes part: `PlcCamera`."""
+
+    def printed_map(self, word_order: Literal["high_first", "low_first"], listen: str) -> str:
+        """What `zsad-agent plant map` prints."""
 
     def start_dry_test(self, camera: str, verdict: Verdict) -> None:
         """Shows a verdict of no part to the PLC, until it ends by itself.

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -53,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
     for command in (rollout, rollback):
         command.add_argument("--wave", type=_waves, default=[1, None], help="sizes of the waves (default: 1,rest)")
         command.add_argument("--dry-run", action="store_true", help="show the waves and send nothing")
-        command.add_argument("--answer-s", type=float, default=60.0, help="longest wait for an answer (default 60)")
-        command.add_argument("--wait-s", type=float, default=3600.0, help="longest update of a device (default 3600)")
+        command.add_argument("--answer-s", type=_seconds, default=60.0, help="longest wait for an answer (60)")
+        command.add_argument("--wait-s", type=_seconds, default=3600.0, help="longest update of a device (3600)")
     for command in (listed, rollout, rollback):
         command.add_argument("--match", action="append", default=[], metavar="ID", help="devices: 'line*'; may repeat")
         command.add_argument("--tag", action="append", default=[], help="devices with all of these update.tags")
@@ -72,6 +73,14 @@ def _waves(text: str) -> list[int | None]:
         return parse_waves(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def _seconds(text: str) -> float:
+    """A finite number above 0. NaN would never be reached: a device that does not answer would not stop the wave."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number of seconds above 0")
+    return number
 
 
 def main(argv: list[str] | None = None) -> int:

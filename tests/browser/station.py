@@ -46,8 +46,7 @@ def framed(path: Path) -> bytes:
 class Station:
     """Runs from `with` on."""
 
-    def __init__(self, folder: Path, parts: Parts, broker: MosquittoBroker, *, plc_port: int | None = None) -> None:
-        """`plc_port`: a PLC triggers the camera over Modbus at this port."""
+    def __init__(self, folder: Path, parts: Parts, broker: MosquittoBroker) -> None:
         self._folder, self.parts = folder, parts
         self.camera = MjpegServer()
         self.camera.every_s = 1 / FPS
@@ -60,8 +59,6 @@ class Station:
             source = f"  source: {self._files}  # above the belt\n  trigger: folder\n"
         else:
             source = f"  source: {self.camera.url}  # above the belt\n  fps: {FPS}\n"
-        if plc_port is not None:
-            source += f"  trigger: mqtt\nplant:\n  modbus: {{listen: 127.0.0.1:{plc_port}}}\n"
         web = f"web:\n  listen: 127.0.0.1:{self.port}\n"
         self.agent = AgentProcess(folder, BUNDLE, settings=f"mqtt:\n  broker: {broker.url}\nsource:\n{source}{web}")
 

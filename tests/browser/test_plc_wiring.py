@@ -18,10 +18,19 @@ def test_the_page_shows_what_the_plc_sends_and_gets(
 ) -> None:
     port, page = free_port(), visit.page
     parts = Parts(product="alien", goods=PICTURES, line=PICTURES)
-    with Station(tmp_path, parts, mosquitto(), plc_port=port) as station, ModbusPlc(port) as plc:
+    with Station(tmp_path, parts, mosquitto()) as station, ModbusPlc(port) as plc:
         page.goto(f"{station.origin}/#setup")
         card = page.locator(".card").filter(has=page.get_by_role("heading", name="7. PLC"))
-        expect(card.get_by_text("No client has asked since the agent started.")).to_be_visible()
+        expect(card.get_by_text("This camera has no handshake with a PLC.")).to_be_visible()
+        page.get_by_role("radio", name="On a signal of a PLC").check()
+        page.get_by_role("textbox", name="Address and port of this device").fill(f"127.0.0.1:{port}")
+        page.get_by_role("button", name="Switch the handshake on").click()
+        expect(card.get_by_text("No client has asked since the agent started.")).to_be_visible(timeout=120_000)
+        assert 'trigger: "plc"' in station.config and "# above the belt" in station.config
+        with page.expect_popup() as popup:
+            page.get_by_role("link", name="Addresses and rules for the program of the PLC").click()
+        expect(popup.value.get_by_text("plant.modbus.listen is 127.0.0.1")).to_be_visible()
+        popup.value.close()
         card.get_by_role("button", name="Reject").click()
         expect(card.get_by_text("Connect the PLC first")).to_be_visible()
         plc.connect()

@@ -160,6 +160,7 @@ export const probeSource = async (source) => picture(await send("POST", "probe/s
 export const probeBroker = (values) => post("probe/broker", values);
 
 // PLC
+export const PLC_MAP = `${ROOT}plc/map`;
 export const plc = () => get("plc");
 export const startDryTest = (name, verdict) => post(`${camera(name)}/plc/dry-test`, { verdict });
 export const endDryTest = async (name) => (await send("DELETE", `${camera(name)}/plc/dry-test`)).json();

@@ -1,14 +1,15 @@
 // Set up: the test of the PLC's wiring.
 
 import * as api from "./api.js";
-import { answer, answerPlace, attempt, button, card, h, icon, said, setSaid, setText, sync } from "./dom.js";
+import { answer, answerPlace, attempt, button, card, field, h, icon, said, setSaid, setText, sync } from "./dom.js";
 import { VERDICTS } from "./format.js";
 import { t } from "./texts.js";
 
 const EVERY_MS = 500;
-const OFF_MS = 5000; // while the handshake is off
+const OFF_MS = 5000; // while the camera has no handshake
 const SILENT_S = 5; // then the PLC is missing, as for the light
 const DOORS = { modbus: "Modbus TCP", opcua: "OPC UA" };
+const PROPOSED = "0.0.0.0:1502"; // a port below 1024 needs a right
 const AWAITED = ["Trigger", "ResultsAck"];
 const VERDICT_NAMES = ["ok", "anomalous", "unknown"];
 
@@ -68,11 +69,27 @@ function awaited() {
   };
 }
 
+/** Asks where the PLC connects. `save` gets the settings that switch the handshake on. */
+export function doorForm(save) {
+  const listen = h("input", { value: PROPOSED, autocomplete: "off", spellcheck: "false" });
+  const form = h(
+    "form",
+    { hidden: true },
+    field(t("plc.listen"), listen, t("plc.listen_hint")),
+    h("p", { class: "hint" }, t("plc.opcua"), " ", h("a", { href: "#config" }, t("place.config"))),
+    h("button", { class: "strong" }, t("plc.switch_on")),
+  );
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    save({ trigger: "plc", modbus_listen: listen.value.trim() });
+  });
+  return form;
+}
+
 /** The step of Set up: `{section, leave}`. */
 export function plcPart(app, camera) {
   const doors = h("ul", { class: "lights" });
   const outside = h("p", { hidden: true }, t("plc.no_camera"));
-  const off = h("p", { hidden: true }, t("plc.off"), " ", h("a", { href: "#config" }, t("place.config")));
   const failure = h("p", { class: "hint" });
   const left = h("p", { class: "hint" });
   const place = answerPlace();
@@ -84,8 +101,7 @@ export function plcPart(app, camera) {
 
   const show = (found) => {
     const own = found.cameras.find((one) => one.camera === camera.name);
-    off.hidden = found.doors.length > 0;
-    outside.hidden = found.doors.length === 0 || own !== undefined;
+    outside.hidden = own !== undefined;
     body.hidden = own === undefined;
     sync(doors, found.doors, JSON.stringify, doorItem);
     if (!own) return;
@@ -120,6 +136,7 @@ export function plcPart(app, camera) {
   const body = h(
     "div",
     { hidden: true },
+    h("p", {}, h("a", { href: api.PLC_MAP, target: "_blank" }, t("plc.map"))),
     h("h3", {}, t("plc.awaited")),
     ticks.list,
     h("div", { class: "row" }, button(t("plc.again"), ticks.again)),
@@ -137,11 +154,11 @@ export function plcPart(app, camera) {
     } catch (error) {
       (error.status > 0 ? setSaid : setText)(failure, error.message);
     }
-    if (!isLeft) timer = setTimeout(read, off.hidden ? EVERY_MS : OFF_MS);
+    if (!isLeft) timer = setTimeout(read, body.hidden ? OFF_MS : EVERY_MS);
   };
   read();
   return {
-    section: card(t("setup.plc"), off, doors, outside, body, failure),
+    section: card(t("setup.plc"), doors, outside, body, failure),
     leave() {
       isLeft = true;
       clearTimeout(timer);

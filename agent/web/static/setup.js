@@ -5,7 +5,7 @@ import { answer, answerPlace, attempt, button, card, choice, choiceOf, field, h,
 import { VERDICTS, scoreText } from "./format.js";
 import { paint, watchFrames } from "./frame.js";
 import { maskPainter } from "./mask.js";
-import { plcPart } from "./plc.js";
+import { doorForm, plcPart } from "./plc.js";
 import { regionEditor } from "./region.js";
 import { cameraOf } from "./state.js";
 import { t } from "./texts.js";
@@ -211,6 +211,15 @@ function maskPart(app, camera) {
 
 function triggerPart(app, camera) {
   const place = answerPlace();
+  const save = async (changes) => {
+    if (await change(app, place, changes)) doors.hidden = true;
+  };
+  const doors = doorForm(save);
+  const isOff = () => api.plc().then((found) => found.doors.length === 0, () => false);
+  const choose = async (kind) => {
+    doors.hidden = kind !== "plc" || !(await isOff());
+    if (doors.hidden) save({ trigger: kind });
+  };
   const options = Object.keys(TRIGGERS).map((kind) =>
     h(
       "div",
@@ -220,9 +229,10 @@ function triggerPart(app, camera) {
         name: "trigger",
         value: kind,
         checked: camera.trigger === kind,
-        onchange: () => change(app, place, { trigger: kind }),
+        onchange: () => choose(kind),
       }),
       h("p", { class: "hint" }, t(TRIGGER_HINTS[kind])),
+      kind === "plc" ? doors : null,
     ),
   );
   const now = button(t("inspect.now"), () =>

@@ -260,18 +260,40 @@ def test_off_needs_no_quotes(tmp_path: Path) -> None:
             ":3: plant.gpio.0.ok: got -1. expected the line's number, from 0 on",
         ),
         ("plant:\n  gpio:\n  - {chip: /dev/g, ok: yes}\n", "expected the line's number, from 0 on, or its name"),
-        ("plant:\n  programs: [a, b, a]\n", "plant.programs: a is there more than once"),
-        ("plant:\n  gpio:\n  - {chip: /dev/g, ok: 1, ng: 1}\n", "two signals have the same line"),
-        ("plant:\n  gpio:\n  - {chip: /dev/g, ok: 1, camera: cam1}\n", "camera is cam1, but the cameras are cam0"),
+        ("plant:\n  programs: [a, b, a]\n", ":2: plant.programs: got 'a'. It is there more than once"),
         (
-            "plant:\n  gpio:\n  - {chip: /dev/g, ok: 1}\n  - {chip: /dev/g, ng: '1'}\n",
-            "plant.gpio: /dev/g 1 is used more than once",
+            "plant:\n  gpio:\n  - chip: /dev/g\n    ok: 17\n    ng: '017'\n",
+            ":5: plant.gpio.0.ng: got '017'. plant.gpio.0.ok has this line of /dev/g too",
+        ),
+        (
+            "plant:\n  gpio:\n  - {chip: /dev/g, ok: 1}\n  - {chip: /dev/../dev/g, ng: '1'}\n",
+            ":4: plant.gpio.1.ng: got '1'. plant.gpio.0.ok has this line of /dev/../dev/g too",
+        ),
+        (
+            "plant:\n  gpio:\n  - chip: /dev/g\n    ok: 1\n    reject_delay_ms: 300\n",
+            ":5: plant.gpio.0.reject_delay_ms: got 300.0. It has no effect without the line reject",
+        ),
+        (
+            "plant:\n  gpio: [{chip: /dev/g, reject: 1, hold_ms: 300}]\n",
+            ":2: plant.gpio.0.hold_ms: got 300.0. It has no effect without the line ok or ng or unknown",
+        ),
+        (
+            "plant:\n  gpio:\n  - {chip: /dev/g, ok: 1, camera: cam1}\n",
+            "gpio.0: got '/dev/g'. camera is cam1, but the cameras are cam0",
         ),
         (
             "cameras:\n- {name: a, source: x}\n- {name: b, source: y}\nplant:\n  gpio: [{chip: /dev/g, ok: 1}]\n",
             "camera is not set, but the cameras are a, b",
         ),
-        ("source: {camera: 0, trigger: plc}\n", "trigger: plc needs plant.modbus or plant.opcua"),
+        ("source: {camera: 0, trigger: plc}\n", ":1: source.trigger: got 'plc'. It needs plant.modbus or plant.opcua"),
+        (
+            "cameras:\n- {name: a, camera: 0}\n- name: b\n  camera: 1\n  trigger: plc\n",
+            ":5: cameras.1.trigger: got 'plc'. It needs plant.modbus or plant.opcua",
+        ),
+        (
+            "source: {camera: 0}\nplant:\n  opcua:\n    listen: 127.0.0.1:4840\n",
+            ":4: plant.opcua.listen: got '127.0.0.1:4840'. A PLC triggers cameras with trigger: plc or mqtt",
+        ),
         ("mqtt:\n  tls: {ca_file: /x}\n", "tls is set, but broker is mqtt://localhost:1883"),
         ("mqtt:\n  broker: mqtts://b\n  tls: {cert_file: /x}\n", "cert_file and key_file go together"),
         ("mqtt:\n  password_file: /x\n  password_credential: y\n", "keep one of them"),
@@ -284,6 +306,35 @@ def test_sections_that_contradict_themselves_are_faults(tmp_path: Path, text: st
         load_settings(path)
     assert fault in str(caught.value)
     assert "(top level): got" not in str(caught.value)  # the whole file
+
+
+PORTS = (
+    "web: {{listen: '{}'}}\nmqtt: {{broker: embedded}}\nhttp: {{listen: '127.0.0.1:1'}}\n"
+    "source: {{camera: 0, trigger: plc}}\n"
+    "plant:\n  modbus:\n    listen: '{}'\n  opcua:\n    listen: '{}'\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("listens", "fault"),
+    [
+        (("127.0.0.1:5", "127.0.0.1:6", "127.0.0.1:6"), ":9: plant.opcua.listen: got '127.0.0.1:6'. plant.modbus.li"),
+        (("127.0.0.1:5", "localhost:5", "off"), ":7: plant.modbus.listen: got 'localhost:5'. web.listen has this port"),
+        (("off", "off", "0.0.0.0:1883"), ":9: plant.opcua.listen: got '0.0.0.0:1883'. mqtt.broker has this port too"),
+        (("[::]:1", "off", "127.0.0.1:7"), ":1: web.listen: got '[::]:1'. http.listen has this port too, 127.0.0.1:1"),
+        (("192.168.0.1:5", "192.168.1.1:5", "off"), None),
+        (("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"), None),
+    ],
+)
+def test_two_servers_have_no_common_port(tmp_path: Path, listens: tuple[str, ...], fault: str | None) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(PORTS.format(*listens))
+    if fault is None:
+        load_settings(path)
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    assert fault in str(caught.value)
 
 
 def test_a_camera_without_product_and_decision_uses_the_common_sections(tmp_path: Path) -> None:

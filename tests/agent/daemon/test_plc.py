@@ -143,7 +143,7 @@ def test_a_plant_without_a_triggered_camera_is_a_fault_of_the_config(
     config.write_text(config.read_text().replace("trigger: plc", "trigger: free"))
     with agent:
         assert agent.wait() == 2
-        assert "plant: a PLC triggers cameras with trigger: plc or mqtt, and there is none" in agent.output
+        assert "plant.modbus.listen: got" in agent.output and "and there is none" in agent.output
 
 
 def test_the_page_has_lights_for_the_plc_and_the_outputs(start: Callable[..., AgentProcess], port: int) -> None:

@@ -1,12 +1,16 @@
 import contextlib
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from mqtt_listener import wait_until
 from result_maker import make_result
 
-from zsad_agent.plant import NO_PART, SETTLE_S, SHOWN_S, ErrorCode, Handshake, Inputs, Outputs
+from zsad_agent.plant import NO_PART, SETTLE_S, SHOWN_S, ErrorCode, Handshake, Inputs, Outputs, PlantStations
 from zsad_core.errors import ConflictError
 from zsad_core.types import Verdict
 
@@ -77,7 +81,7 @@ def line() -> Line:
 def test_a_whole_cycle(line: Line, verdict: Verdict, score: float | None, ok: bool, ng: bool, unknown: bool) -> None:
     busy = line.set(trigger=True, part_id=4711)
     assert (busy.busy, busy.trigger_ready, busy.results_ready, busy.part_counter) == (True, False, False, 1)
-    assert line.asked == ["plc-beef-1-part-4711"]
+    assert re.fullmatch(r"plc-beef-1-[0-9a-f]{8}-part-4711", *line.asked)
     done = line.answer(verdict, score)
     assert (done.busy, done.results_ready, done.ok, done.ng, done.unknown) == (False, True, ok, ng, unknown)
     assert (done.result_id, done.part_id_out, done.threshold) == (77, 4711, 0.5)
@@ -135,7 +139,8 @@ def test_a_late_result_is_unknown_and_does_not_change_later(line: Line) -> None:
 
 def test_the_result_of_another_trigger_is_ignored(line: Line) -> None:
     line.set(trigger=True)
-    assert line.answer(trigger_id="plc-beef-0").busy
+    for other in ("plc-beef-0", "plc-beef-1", line.asked[0][:-1]):  # such as a trigger over MQTT has
+        assert line.answer(trigger_id=other).busy
     assert line.answer(trigger_id="gate-7").busy
 
 
@@ -194,6 +199,36 @@ def test_a_program_is_set_between_two_parts(line: Line) -> None:
     line.set(program_select=9)
     line.machine.program_set(9, refused=True)
     assert (line.outputs.trigger_ready, line.outputs.program, line.outputs.error_code) == (True, 2, ErrorCode.PROGRAM)
+
+
+def test_a_result_keeps_the_program_with_which_its_part_was_inspected(line: Line) -> None:
+    line.set(trigger=True)
+    line.tick(program=2)  # somebody has set another product meanwhile
+    line.machine.accept(make_result(trigger_id=line.asked[-1]), program=1)
+    assert (line.outputs.ng, line.outputs.program, line.outputs.result_program) == (True, 2, 1)
+    line.set(results_ack=True)
+    line.set(results_ack=False, trigger=False)
+    line.set(trigger=True)
+    assert line.tick(5.1, program=2).unknown
+    assert line.outputs.result_program == 0  # there is no result
+
+
+def test_the_programs_of_the_camera_and_of_its_result_are_told_apart() -> None:
+    asked: list[str] = []
+    station: Any = SimpleNamespace(
+        name="cam0",
+        capture=SimpleNamespace(paused=False, trigger=asked.append),
+        status=SimpleNamespace(fault_of=lambda cause: None),
+        inspector=SimpleNamespace(product="bolt"),
+    )
+    unused: Any = None
+    with PlantStations([station], unused, programs=("nut", "bolt"), result_timeout_s=60, ack_timeout_s=60) as plant:
+        machine = plant.machines["cam0"]
+        machine.touch(DOOR)
+        wait_until(lambda: machine.outputs.trigger_ready, 30)
+        machine.write(DOOR, Inputs(trigger=True))
+        plant.accept(make_result(trigger_id=asked[-1], product="nut"), None)
+        assert (machine.outputs.program, machine.outputs.result_program) == (2, 1)
 
 
 def test_the_heartbeat_counts_twice_a_second(line: Line) -> None:

@@ -87,6 +87,13 @@ def plant(request: pytest.FixtureRequest) -> Iterator[Plant]:
         yield plant
 
 
+def test_the_addresses_of_released_signals_stay(plant: Plant) -> None:
+    coils = [plant.row(name, "right")[1] for name in ("Trigger", "ResultsAck", "Reset", "TriggerReady", "Error")]
+    numbers = ("ProgramSelect", "PartId", "ErrorCode", "Program", "PartIdOut", "Score", "Threshold", "ResultProgram")
+    assert coils == [100, 101, 102, 116, 122]
+    assert [plant.row(name, "right")[2] for name in numbers] == [101, 102, 117, 118, 126, 130, 132, 134]
+
+
 @pytest.mark.parametrize(("camera", "which"), [("left", 0), ("right", 1)])
 def test_a_cycle_by_the_printed_map(plant: Plant, camera: str, which: int) -> None:
     counted = plant.read("PartCounter", camera)
@@ -111,6 +118,16 @@ def test_a_cycle_by_the_printed_map(plant: Plant, camera: str, which: int) -> No
     plant.write("Trigger", 0, camera)
     assert plant.read("TriggerReady", camera)
     assert plant.read("Missed", camera) == 0
+
+
+def test_a_request_may_span_two_cameras(plant: Plant) -> None:
+    session = plant.row("Session", "left")[2]
+    words = plant.client.read_holding_registers(session, count=101).registers
+    assert (words[0], words[100]) == (0xBEEF, 0xCAFE)
+    start, ready = plant.row("Error", "left")[1] or 0, plant.row("TriggerReady", "right")[1] or 0
+    assert plant.client.read_coils(start, count=ready + 1 - start).bits[ready - start] == plant.read(
+        "TriggerReady", "right"
+    )
 
 
 def test_a_cycle_with_registers_alone(plant: Plant) -> None:

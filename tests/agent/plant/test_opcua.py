@@ -286,6 +286,7 @@ def test_what_a_client_left_counts_as_0_after_it_has_gone(station: Station) -> N
     station.machine.accept(make_result(trigger_id=station.asked[-1]))
 
     async def acknowledge(plc: Plc) -> None:
+        await plc.until("Trigger", False)
         await plc.until("ResultsReady", True)
         await plc.call("Acknowledge")
         await plc.until("TriggerReady", True)

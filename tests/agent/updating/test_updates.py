@@ -258,6 +258,14 @@ def test_damaged_record_is_none(damage: str, device: Device, caplog: pytest.LogC
     assert device.state["phase"] == "idle" and "The last update is forgotten" in caplog.text
 
 
+def test_what_cannot_be_recorded_as_tried_is_not_tried(device: Device) -> None:
+    """The record would say at each start that it is still to be fetched, also if it ends the process."""
+    device.begin("one")
+    (device.folder / ".update.json.part").mkdir()  # as on a full disk, the record stays as it is
+    assert "update.json: cannot be written" in device.wait("failed")["text"]
+    assert device.installer.bundle == OLD and '"downloading"' in (device.folder / "update.json").read_text()
+
+
 def test_state_that_cannot_be_written_refuses_the_command(tmp_path: Path, device: Device) -> None:
     (tmp_path / "file").write_text("")
     device.folder = tmp_path / "file"

@@ -281,6 +281,34 @@ def test_refused_settings_change_nothing(page: Page, settings: dict[str, Any], s
     assert page.patch("cam9", fps=1).status == 404
 
 
+def test_handshake_is_switched_on_together_with_its_trigger(page: Page) -> None:
+    assert "plant.modbus" in page.patch(trigger="plc").error
+    assert "expected off or host:port" in page.patch(trigger="plc", modbus_listen="1502").error
+    found = page.changed(trigger="plc", modbus_listen="0.0.0.0:1502")
+    assert (found["source"]["trigger"], found["plant"]) == ("plc", {"modbus": {"listen": "0.0.0.0:1502"}})
+    assert "# behind the press" in page.text
+
+
+PLC_LINES = """plant:
+  programs: [a]   # of the press
+  modbus: {listen: "127.0.0.1:1502", word_order: low_first}
+  opcua:
+    listen: 127.0.0.1:4840
+cameras:
+- {name: left, camera: 0, trigger: plc}
+- {name: right, camera: 1}
+inference: {bundle: BUNDLE}
+"""
+
+
+def test_handshake_is_switched_off_with_the_last_camera_that_uses_it(pages: Pages) -> None:
+    for page in pages.open(PLC_LINES):
+        assert page.changed("right", trigger="free")["plant"]["opcua"] == {"listen": "127.0.0.1:4840"}
+        off = page.changed("left", trigger=None)
+        assert off["plant"] == {"programs": ["a"], "modbus": {"word_order": "low_first"}, "opcua": {}}
+        assert "# of the press" in page.text
+
+
 def mask(h: int, w: int, *, white: slice = slice(0, 10)) -> str:
     image = np.zeros((h, w), np.uint8)
     image[:, white] = 255

@@ -57,6 +57,7 @@ def test_a_dry_test_is_seen_by_the_plc_and_no_part_passes(wiring: Wiring) -> Non
     plc, client = wiring.plc, wiring.client
     refused = client.ask("POST", DRY_TEST, {"verdict": "ok"})
     assert refused.status == 409 and "Connect the PLC first" in refused.error
+    assert "Trigger         bit   0 [1]" in client.ask("GET", "/plc/map").body.decode()
     assert wiring.show()["doors"] == [{"name": "modbus", "listen": "127.0.0.1:1502", "fault": None, "silent_s": None}]
     plc.connect()
     plc.wait(READY)

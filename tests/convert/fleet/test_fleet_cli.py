@@ -102,6 +102,14 @@ def test_fault_of_the_user_is_one_line(
     assert told.startswith("zsad-fleet: ") and text in told and told.count("\n") == 1 and "secret" not in told
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "0", "1e999"])
+@pytest.mark.parametrize("flag", ["--answer-s", "--wait-s"])
+def test_times_that_never_come_are_bad_usage(flag: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["rollout", "x.zip", "--store", "https://s", f"{flag}={text}"])
+    assert ended.value.code == 2 and f"{flag}: '{text}': expected a number of seconds" in capsys.readouterr().err
+
+
 def test_wrong_waves_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["rollout", "x.zip", "--store", "https://s", "--wave", "rest,1"])
