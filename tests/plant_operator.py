@@ -12,7 +12,7 @@ from agent_process import DEVICE
 from mqtt_listener import MqttListener
 
 BASE = f"zsad/{DEVICE}"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 class PlantOperator(MqttListener):

@@ -100,7 +100,7 @@ class Station:
         self.camera.__exit__()
 
     def answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", "/api/v1/session")
             return connection.getresponse().status == 200

@@ -42,7 +42,7 @@ def test_demo_finds_every_damaged_part_has_a_page_and_ends_at_ctrl_c_with_its_su
         if sum(" (threshold " in each for each in lines) == len(list((ROOT / "demo/teach/test").iterdir())):
             break
     address = next(line for line in lines if "The page: " in line).split()[-1]
-    with urllib.request.urlopen(address, timeout=20) as page:
+    with urllib.request.urlopen(address, timeout=60) as page:
         assert "<html" in page.read().decode()
     os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
     told = "".join(lines) + demo.communicate(timeout=60)[0]

@@ -17,7 +17,7 @@ from zsad_agent.cameras import motion_jpeg, open_url
 from zsad_agent.sources import HttpSource, Picture
 from zsad_core.errors import ImageError, SourceError
 
-PATIENT_S = 20.0
+PATIENT_S = 60.0
 GREYS = (40, 120, 200)
 
 

@@ -217,7 +217,7 @@ def test_reload_uses_the_new_file_in_the_same_process_and_refuses_an_invalid_one
         operator.next_results(10)
         assert len(operator.results_of("cam1")) == ended
         assert agent.running
-        with urllib.request.urlopen(f"http://{address}/readyz", timeout=10) as answer:  # on the same port again
+        with urllib.request.urlopen(f"http://{address}/readyz", timeout=60) as answer:  # on the same port again
             assert answer.status == 200
         assert operator.payloads(f"{BASE}/available")[-1] == b"online"
         agent.terminate()

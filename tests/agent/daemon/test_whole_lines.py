@@ -175,7 +175,7 @@ def test_signal_ends_an_agent_whose_watched_share_hangs_and_every_file_has_a_res
 def fetch(agent: AgentProcess, path: str) -> tuple[int, str]:
     found = re.findall(r"metrics and health at (http://[0-9.:]+)", agent.output)
     try:
-        with urllib.request.urlopen(found[-1] + path, timeout=10) as answer:
+        with urllib.request.urlopen(found[-1] + path, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -188,9 +188,9 @@ def test_a_reload_waits_for_a_step_of_a_profile_that_is_made_again(line: Line, b
     cameras = "cameras:\n" + line.camera("top", "nut", folder=line.goods)
     with PlantOperator(broker.port) as operator, line.start(cameras, {"PYTHONPATH": path}) as agent:
         agent.wait_for_output("it is made again from")
-        wait_until(lambda: agent.output.count("inspecting ") == 1 or not agent.running, timeout_s=40)
+        wait_until(lambda: agent.output.count("inspecting ") == 1 or not agent.running)
         agent.signal(signal.SIGHUP)
-        wait_until(lambda: "restarting with the new config" in agent.output or not agent.running, timeout_s=60)
+        wait_until(lambda: "restarting with the new config" in agent.output or not agent.running)
         assert agent.running, agent.output
         found = operator.result_where(lambda result: result["profile"], "top")
         assert found["verdict"] == "ok" and found["profile"]["sha256"] != before

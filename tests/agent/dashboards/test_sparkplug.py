@@ -192,14 +192,14 @@ def test_a_stop_sends_what_waits(mosquitto: BrokerFactory, tmp_path: Path, monke
         """Holds up the sending thread at its second call."""
         if born.is_set():
             asked.set()
-            assert free.wait(30)
+            assert free.wait(60)
         born.set()
         return AGENT
 
     broker = mosquitto()
     with SparkplugHost(broker.port) as host:
         with make_sparkplug(broker.url, tmp_path, snapshot) as sparkplug:
-            assert asked.wait(30)
+            assert asked.wait(60)
             for seq in range(1, 6):
                 sparkplug.accept(make_result(seq), None)
             sparkplug.stop(time.monotonic())

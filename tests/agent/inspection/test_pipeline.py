@@ -145,7 +145,7 @@ def test_no_more_pictures_are_inspected_after_a_stop() -> None:
 
     line = FakeLine(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(slow))
     line.pipeline.start()
-    assert in_model.wait(30)
+    assert in_model.wait(60)
     line.pipeline.stop()
     assert line.pipeline.wait(0.6)
     assert isinstance(line.sink, ListSink)
@@ -162,7 +162,7 @@ def test_stop_does_not_wait_for_a_camera_that_hangs() -> None:
 
     line = FakeLine(FakeSource(BRIGHT, hanging, lossless=False))
     line.pipeline.start()
-    assert hangs.wait(30)
+    assert hangs.wait(60)
     line.pipeline.stop()
     assert line.pipeline.wait(2)
     assert not line.pipeline.wait_capture(0.01)

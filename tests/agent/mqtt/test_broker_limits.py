@@ -69,7 +69,7 @@ def test_results_arrive_once_although_the_oldest_waits_longer_than_the_limit(tmp
     ):
         for number in range(20):  # all in flight together: the last one waits 2 s
             accept(publisher, make_result(number), None)
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
         assert publisher.stats.connections == 1
         assert sorted(seqs(broker.asked)) == list(range(20))
 
@@ -81,7 +81,7 @@ def test_an_acknowledgement_later_than_the_limit_is_waited_for_over_a_later_conn
     ):
         for number in range(2):
             accept(publisher, make_result(number), None)
-        assert publisher.flush(30) == 0
+        assert publisher.flush(60) == 0
         assert 2 <= publisher.stats.connections <= 4  # limits of 0.5, 1, 2 and 4 s; the last one stays
         assert publisher.stats.given_up == {}
 
@@ -97,7 +97,7 @@ def test_a_broker_that_answers_the_connection_late_is_waited_for(tmp_path: Path,
         publishing(broker.url, tmp_path, answer_timeout_s=0.5) as publisher,
     ):
         accept(publisher, make_result(0), None)
-        assert publisher.flush(20) == 0
+        assert publisher.flush(60) == 0
 
 
 def test_a_result_that_is_never_acknowledged_is_sent_again_although_later_messages_are(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_result_that_is_never_acknowledged_is_sent_again_although_later_messag
         for number in range(20):
             publisher.set_retained("stats", b"%d" % number)
             time.sleep(0.05)
-        assert publisher.flush(5) == 0
+        assert publisher.flush(60) == 0
         assert seqs(broker.messages) == [0]
 
 
@@ -121,7 +121,7 @@ def test_progress_resets_the_pause_between_connections(tmp_path: Path) -> None:
     ):
         for number in range(20):
             accept(publisher, make_result(number), None)
-        assert publisher.flush(10) == 0  # with growing pauses it would take more than 4 minutes
+        assert publisher.flush(60) == 0  # with growing pauses it would take more than 4 minutes
         assert set(seqs(broker.messages)) == set(range(20))
 
 
@@ -158,7 +158,7 @@ def test_mosquitto_without_qos_1_or_retained_messages_gets_the_results_and_the_l
                 wait_until(lambda publisher=publisher: publisher.connected)
                 for number in range(50):
                     accept(publisher, make_result(number), None)
-                assert publisher.flush(10) == 0
+                assert publisher.flush(60) == 0
                 assert publisher.stats.connections == 1
                 assert ("broker refuses QoS 1" in (publisher.fault or "")) == (qos == 0)
         listener.wait_for(lambda: seqs(listener.messages) == list(range(50)) * 2)
@@ -184,7 +184,7 @@ def test_limits_that_the_broker_states_are_used_for_every_message_and_the_will(t
     ):
         publisher.set_retained("cam0/status", b"{}")
         accept(publisher, make_result(0), None)
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
         wait_until(lambda: len(broker.asked) == 3)
         assert not any(head & (QOS_BITS | RETAIN_BIT) for head in broker.heads)
         assert broker.connects == [5, 5, 5]
@@ -203,7 +203,7 @@ def test_a_limit_below_every_result_is_a_fault_and_drops_no_result(
     assert caplog.text.count("refuses results") == 1
     broker = mosquitto()
     with publishing(broker.url, tmp_path) as publisher:
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
 
 
 def test_keepalive_of_the_broker_is_used(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_with_mqtt_5_a_packet_above_the_stated_limit_is_refused_when_its_header_
             broker.send_large("a/set", payload_bytes)
             wait_until(lambda: "a message on a/set is dropped" in caplog.text)
         accept(publisher, make_result(0), None)
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
         assert publisher.stats.connections == 1 + excess
 
 
@@ -343,7 +343,7 @@ def test_mosquitto_with_large_messages_goes_on_to_deliver_the_small_ones(
             sender.publish("a/set", b"%d" % number)
         wait_until(lambda: got == [b"%d" % number for number in range(10)])
         accept(publisher, make_result(0), None)
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
         assert publisher.stats.connections == 1
 
 

@@ -30,7 +30,7 @@ def test_every_result_arrives_once_in_order_and_valid_with_its_heatmap(
         with publishing(broker.url, tmp_path) as publisher:
             for number in range(500):
                 accept(publisher, result(number), b"jpeg %d" % number)
-            assert publisher.flush(20) == 0
+            assert publisher.flush(60) == 0
             assert publisher.fault is None
             stats = publisher.stats
         listener.wait_for(lambda: len(listener.messages) >= 1002)
@@ -64,7 +64,7 @@ def test_no_result_is_sent_twice_after_an_immediate_stop(mosquitto: BrokerFactor
                 for number in range(run * 30, run * 30 + 30):
                     accept(publisher, result(number), None)
         with publishing(broker.url, tmp_path) as publisher:
-            assert publisher.flush(10) == 0
+            assert publisher.flush(60) == 0
         listener.wait_for(lambda: len(listener.results()) >= 120)
         assert sorted(seqs(listener.results())) == list(
             range(120)

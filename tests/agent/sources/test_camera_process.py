@@ -248,7 +248,7 @@ def test_process_held_by_a_driver_is_reported_and_no_second_one_is_started(
             pass
     assert children() == [held]
     held.kill()
-    held.wait(10)
+    held.wait(60)
     with source:
         source.read()
         assert held not in children()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from certificate_maker import Authority
+from mosquitto_broker import free_port
 from mqtt_listener import wait_until
 from page_server import PASSWORD, Client, connect, make_server
 
@@ -115,7 +116,7 @@ def test_tls_with_a_generated_certificate_that_stays(tmp_path: Path, caplog: pyt
     for _ in range(2):
         with make_server(tmp_path, {"generate_certificate": True}) as server, connect(server):
             context = ssl.create_default_context()
-            wait_until(lambda: (tmp_path / "web-certificate.pem").exists(), 20)
+            wait_until(lambda: (tmp_path / "web-certificate.pem").exists())
             context.load_verify_locations(tmp_path / "web-certificate.pem")
             client = Client(server.port or 0, context=context).open()
             assert client.ask("PUT", "/passwords", {"role": "admin", "password": PASSWORD}).status in (204, 401)
@@ -141,16 +142,14 @@ def listens_everywhere(port: int) -> bool:
 
 
 def test_server_stays_on_the_loopback_until_a_password_is_set(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with make_server(tmp_path, {"listen": f"0.0.0.0:{port}"}) as server:
         assert not listens_everywhere(port) and server.port == port
         assert server.fault is not None and "no password is set" in server.fault
         assert f"http://127.0.0.1:{port}" in server.fault and f"ssh -L {port}:127.0.0.1:{port}" in server.fault
         body = {"role": "admin", "password": PASSWORD}
         assert Client(port).open().ask("PUT", "/passwords", body).status == 204
-        wait_until(lambda: listens_everywhere(port), 20)
+        wait_until(lambda: listens_everywhere(port))
         assert server.fault is None
         assert Client(port).log_in().status == 200
     with make_server(tmp_path, {"listen": f"0.0.0.0:{port}"}):

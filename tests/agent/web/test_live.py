@@ -68,7 +68,7 @@ class Page:
         stream = socket.socket()
         if receive_bytes is not None:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        stream.settimeout(30)
+        stream.settimeout(60)
         stream.connect(("127.0.0.1", self.port))
         cookie = f"Cookie: zsad_session={self.client.cookie}\r\n" if self.client.cookie else ""
         stream.sendall(f"GET {API}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{cookie}\r\n".encode())
@@ -362,7 +362,7 @@ def test_watch_that_waits_for_a_lock_delays_neither_results_nor_the_other_watch(
     let_go = threading.Event()
 
     def read_teach() -> Iterator[tuple[str, dict[str, Any]]]:
-        let_go.wait(30)
+        let_go.wait(60)
         yield "teach", {"camera": "cam0", "state": {"phase": "idle"}}
 
     with (

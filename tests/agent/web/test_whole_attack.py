@@ -61,7 +61,7 @@ def hold_slowly(port: int, stop: threading.Event) -> None:
                 held.remove(connection)
         with contextlib.suppress(OSError):
             while len(held) < SLOW_CONNECTIONS:
-                connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+                connection = socket.create_connection(("127.0.0.1", port), timeout=60)
                 held.append(connection)
                 connection.settimeout(1)
                 connection.sendall(HEAD)

@@ -117,7 +117,7 @@ def test_inspection_goes_on_while_the_port_is_taken(tiny_bundle: Path, tmp_path:
             agent.wait_for_output(f"page: cannot listen on 127.0.0.1:{port}: Address already in use. It is tried again")
             agent.wait_for_output(" #5 ")
             other.close()
-            wait_until(lambda: ready(Client(port)), 40)
+            wait_until(lambda: ready(Client(port)))
             before = len(agent.printed)
             wait_until(lambda: len(agent.printed) > before + 3)
 
