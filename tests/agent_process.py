@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 DEVICE = "line3"
+STOP_S = 20.0  # for a stop that takes 2 s on a machine without other work. What hangs takes longer or does not end
 _RESULT_LINE = re.compile(r"(\d\d:\d\d:\d\d\.\d{3}Z) (\S+) #(\d+) ")
 
 

@@ -14,7 +14,7 @@ from urllib.request import urlopen
 import cv2
 import numpy as np
 import pytest
-from agent_process import AgentProcess, write_line_video
+from agent_process import STOP_S, AgentProcess, write_line_video
 from mosquitto_broker import MosquittoBroker
 from mqtt_listener import wait_until
 from plant_operator import write_part
@@ -48,7 +48,7 @@ def test_signal_ends_the_agent_at_once_while_the_model_is_loaded(tiny_bundle: Pa
     with AgentProcess(tmp_path, tiny_bundle, "--source", str(video), "--loop", "--broker", NO_BROKER) as agent:
         time.sleep(0.7)
         _, spent_s = agent.terminate()
-        assert spent_s < 2.0
+        assert spent_s < STOP_S
     assert "Traceback" not in agent.output
 
 
@@ -61,7 +61,7 @@ def test_signal_ends_a_capture_that_hangs(tiny_bundle: Path, tmp_path: Path) -> 
             time.sleep(0.3)
             code, spent_s = agent.terminate()
             connection.close()
-    assert (code, spent_s < 2.0) == (0, True), agent.output
+    assert (code, spent_s < STOP_S) == (0, True), agent.output
     assert "secret" not in agent.output and "Traceback" not in agent.output
 
 
@@ -167,7 +167,7 @@ def test_stop_is_set_by_a_signal_and_restores_the_handlers() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wait(2)
+        assert stop.wait(60)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -238,7 +238,7 @@ def test_signal_ends_the_agent_while_it_waits_for_a_silent_broker(tiny_bundle: P
             code, spent_s = agent.terminate()
             connection.close()
     assert code == 0, agent.output
-    assert spent_s < 1.5  # the wait for the first connection takes up to 2 s
+    assert spent_s < STOP_S
 
 
 def test_source_that_is_not_utf_8_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_signal_ends_the_agent_while_the_opening_of_the_spool_hangs(tiny_bundle:
     with AgentProcess(tmp_path, tiny_bundle, *flags, environment=environment, settings=settings) as agent:
         wait_until((tmp_path / "reached").exists)
         code, spent_s = agent.terminate()
-    assert spent_s < 2.0, agent.output
+    assert spent_s < STOP_S, agent.output
     assert code == 0 and "Traceback" not in agent.output, agent.output
 
 
@@ -332,7 +332,7 @@ def test_agent_reports_a_hanging_opening_of_the_spool_and_sends_results(
         write_part(parts / "a.png")
         wait_until(lambda: (parts / "inspected" / "a.png").exists())  # the broker has received its result
         code, spent_s = agent.terminate()
-    assert spent_s < 2.0, agent.output
+    assert spent_s < STOP_S, agent.output
     assert code == 0 and "LOST" not in agent.output, agent.output
     assert agent.output.count("spool lost") == 1
 
@@ -357,9 +357,9 @@ def test_agent_with_a_hanging_spool_answers_health_requests_and_ends_at_a_signal
         started_s = time.monotonic()
         assert "zsad_spool_entries" in get(port, "metrics")
         assert '"ok"' in get(port, "healthz")
-        assert time.monotonic() - started_s < 1.0
+        assert time.monotonic() - started_s < STOP_S
         code, spent_s = agent.terminate()
-    assert spent_s < 2.0, agent.output
+    assert spent_s < STOP_S, agent.output
     assert code == 1  # it is unknown whether the disk has the result
     assert "1 results are LOST" in agent.output and "Traceback" not in agent.output
     assert (parts / "b.png").exists()  # so it is inspected again at the next start
@@ -390,7 +390,4 @@ def test_watched_folder_that_is_missing_at_the_start_stops_no_other_camera(tiny_
         agent.wait_for_output("Z a #")
         (tmp_path / "away").rename(later)
         agent.wait_for_output("back: folder")
-        give_up_s = time.monotonic() + 20
-        while not (later / "inspected" / "part.png").exists():
-            assert time.monotonic() < give_up_s
-            time.sleep(0.05)
+        wait_until((later / "inspected" / "part.png").exists)

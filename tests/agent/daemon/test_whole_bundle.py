@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agent_process import AgentProcess
+from agent_process import STOP_S, AgentProcess
 from bundle_attacks import change_manifest, copy_bundle, make_key, rehash, sign_folder, write_public_key
 from mosquitto_broker import MosquittoBroker
 from plant_operator import BASE, PATIENCE_S, PlantOperator, without_gap, write_parts
@@ -235,7 +235,7 @@ def test_stop_during_a_trial_exits_normally(
             time.sleep(0.01)
         time.sleep(0.05)
         code, spent_s = agent.terminate()
-        assert (code, spent_s < 2.0) == (0, True), agent.output
+        assert (code, spent_s < STOP_S) == (0, True), agent.output
         operator.wait_for(lambda: operator.payloads(f"{BASE}/available")[-1] == b"offline")
     assert "Traceback" not in agent.output and "Fatal" not in agent.output, agent.output
     assert not list((tmp_path / "state" / "crash").glob("*.txt"))

@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from agent_process import AgentProcess
+from agent_process import STOP_S, AgentProcess
 from certificate_maker import Authority
 from mosquitto_broker import MosquittoBroker, free_port
 from mqtt_listener import wait_until
@@ -121,7 +121,7 @@ def test_only_fresh_commands_change_settings_and_settings_survive_a_kill(
             (result,) = operator.next_results(1)[:1]
             assert (result["threshold"], result["product"]) == (0.25, "bottle")
             code, spent_s = agent.terminate()
-            assert (code, spent_s < 2.0) == (0, True), agent.output
+            assert (code, spent_s < STOP_S) == (0, True), agent.output
         assert "secret" not in agent.output and "Traceback" not in agent.output
         assert without_gap(operator.results_of())
     with PlantOperator(broker.port, tls=tls, credentials=("operator", "secret-o")) as late:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from agent_process import AgentProcess, write_line_video
+from agent_process import STOP_S, AgentProcess, write_line_video
 from mosquitto_broker import MosquittoBroker, free_port
 from mqtt_listener import MqttListener, wait_until
 from page_server import PASSWORD, Client
@@ -105,7 +105,7 @@ def test_session_outlives_a_reload_and_open_connections_do_not_delay_the_end(tin
         kept.getresponse().read()
         code, spent_s = agent.terminate()
         idle.close()
-    assert code == 0 and spent_s < 2.5 and "Traceback" not in agent.output, agent.output
+    assert code == 0 and spent_s < STOP_S and "Traceback" not in agent.output, agent.output
     assert PASSWORD not in agent.output
 
 
