@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from agent_process import write_line_video
+from agent_process import STOP_S, write_line_video
 from mosquitto_broker import free_port
 from mqtt_listener import wait_until
 
@@ -72,10 +72,10 @@ def test_hanging_service_does_not_use_up_the_time_of_the_others() -> None:
     group = ServiceGroup()
     first, *hanging = [group.start(FakeService(log, label, hangs=label != "a")) for label in "abc"]
     started_s = time.monotonic()
-    group.stop(started_s + 0.6)
-    assert time.monotonic() - started_s < 1.0
-    assert 0.1 < first.waited_s < 0.3
-    assert all(0.1 < service.waited_s < 0.3 for service in hanging)
+    group.stop(started_s + 1.8)
+    assert time.monotonic() - started_s < 6.0
+    assert 0.2 < first.waited_s < 1.0
+    assert all(0.2 < service.waited_s < 1.0 for service in hanging)
     group.stop(started_s + 9)  # no service is running
     assert len(log) == 6
 
@@ -171,7 +171,7 @@ def test_thread_that_dies_is_a_fault_of_the_agent(
         started_s = time.monotonic()
         agent.stop.set()
         agent.thread.join(60)
-    assert time.monotonic() - started_s < 2.0
+    assert time.monotonic() - started_s < STOP_S
     assert agent.code is not None
 
 

@@ -113,15 +113,15 @@ def test_results_whose_file_was_overwritten_are_said_to_be_lost_in_log_and_exit_
     assert 2000 < lost <= 3000 and "Traceback" not in agent.output
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 0.5])
+@pytest.mark.parametrize("pause_s", [0.0, 1.5])
 def test_an_agent_that_is_killed_soon_after_its_state_folder_was_removed_loses_no_result(
     tiny_bundle: Path, tmp_path: Path, pause_s: float
 ) -> None:
     """With the next commit, or without one after 0.2 s, the results are in a new file."""
     video = write_line_video(tmp_path / "line.avi", frames=20)
     flags = ("--source", str(video), "--loop", "--print-results", "--broker", "mqtt://127.0.0.1:1")
-    with AgentProcess(tmp_path, tiny_bundle, *flags, "--fps", "2" if pause_s else "25") as agent:
-        wait_until(lambda: len(agent.printed) >= 6)
+    with AgentProcess(tmp_path, tiny_bundle, *flags, "--fps", "0.5" if pause_s else "25") as agent:
+        wait_until(lambda: len(agent.printed) >= (2 if pause_s else 6))
         remove(agent.spool.parent)
         removed_at = len(agent.printed)
         if pause_s:

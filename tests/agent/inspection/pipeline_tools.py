@@ -152,7 +152,7 @@ class FakeLine:
 
     def run(self) -> list[dict[str, Any]]:
         self.pipeline.start()
-        assert self.pipeline.wait(10)
+        assert self.pipeline.wait(60)
         assert isinstance(self.sink, ListSink)
         return self.sink.results
 
