@@ -87,7 +87,7 @@ class Rig:
         self.thread.start()
 
     def get(self) -> Captured:
-        item = self.slot.get(30)
+        item = self.slot.get(60)
         assert item is not None
         return item
 
@@ -109,7 +109,7 @@ class Rig:
     def end(self) -> None:
         self.stop.set()
         self.source.release()
-        self.thread.join(30)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 

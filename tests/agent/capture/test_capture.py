@@ -90,7 +90,7 @@ class Bench:
             items.append(item)
 
     def get(self) -> Captured:
-        item = self.slot.get(5)
+        item = self.slot.get(60)
         assert item is not None
         return item
 

@@ -13,7 +13,7 @@ import pytest
 from agent_process import AgentProcess
 from modbus_plc import ACK, BUSY, ERROR_CODE, MISSED, PART_COUNTER, READY, SESSION, TRIGGER, LostError, ModbusPlc
 from mosquitto_broker import MosquittoBroker, free_port
-from mqtt_listener import MqttListener
+from mqtt_listener import MqttListener, wait_until
 from plc_agent import VERDICTS, plc_agent, results_by_part
 
 from zsad_agent.plant import ErrorCode
@@ -159,6 +159,6 @@ def test_the_page_has_lights_for_the_plc_and_the_outputs(start: Callable[..., Ag
         agent.wait_for_output("page at")
         assert (light()["state"], light()["text"]) == ("warn", "no PLC asks")
         plc.connect()
-        assert (light()["state"], light()["text"]) == ("ok", "the PLC asks")
+        wait_until(lambda: plc.status() and (light()["state"], light()["text"]) == ("ok", "the PLC asks"))
         assert "/dev/gpiochip99: No such file or directory" in light("outputs")["text"]
         assert plc.inspect() == PASS

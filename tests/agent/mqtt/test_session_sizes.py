@@ -32,7 +32,8 @@ def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_logged
         assert stats.connections == 1
         assert publisher.live_images_dropped == {"heatmap": 3, "image": 1}
         assert (stats.acknowledged, stats.given_up) == (5, {"refused": 1})
-        assert [len(payload) for topic, payload in broker.asked if topic.endswith(("heatmap", "image"))] == [10_000]
+        live = ("heatmap", "image")
+        wait_until(lambda: [len(each) for topic, each in broker.asked if topic.endswith(live)] == [10_000])
     assert caplog.text.count("are left out") == 1
     assert "result line3-b1-4 is given up: the message is too large for the broker" in caplog.text
 
@@ -48,7 +49,7 @@ def test_pictures_are_left_out_after_an_mqtt_3_broker_disconnected_at_two_of_the
             wait_until(lambda: publisher.connected)
             accept(publisher, result(seq), b"x" * 30_000)
             publisher.flush(5)
-            if publisher.stats.connections == 3:
+            if publisher.stats.connections >= 3:
                 break
         connections = publisher.stats.connections
         for seq in range(1000, 1020):
