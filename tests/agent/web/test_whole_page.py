@@ -93,7 +93,8 @@ def test_session_outlives_a_reload_and_open_connections_do_not_delay_the_end(tin
         client.open().ask("PUT", "/passwords", {"role": "admin", "password": PASSWORD})
         assert client.log_in().status == 200
         assert client.ask("GET", "/readyz", raw=True).json["reasons"][0].startswith("broker: ")
-        assert b'zsad_results_total{camera="cam0",verdict="ok"}' in client.ask("GET", "/metrics", raw=True).body
+        counter = b'zsad_results_total{camera="cam0",verdict="ok"}'
+        wait_until(lambda: counter in client.ask("GET", "/metrics", raw=True).body)
         wait_until(lambda: {"history.sqlite3", "evidence"} <= {path.name for path in (tmp_path / "state").iterdir()})
         agent.signal(signal.SIGHUP)
         agent.wait_for_output("restarting with the new config")
