@@ -110,7 +110,7 @@ class Station:
             connection.close()
 
 
-def until(met: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+def until(met: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Waits for a true value and gives it."""
     end_s = time.monotonic() + timeout_s
     while not (found := met()):

@@ -80,7 +80,7 @@ def test_a_crash_and_a_hang_are_findings_and_the_next_check_runs() -> None:
             ]
         )
     )
-    assert time.monotonic() - begun_s < 10
+    assert time.monotonic() - begun_s < 40
     hang.set()
     assert [(finding.check, finding.state) for finding in found] == [
         ("crash", "fail"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from mjpeg_server import MjpegServer
 from mosquitto_broker import MosquittoBroker
+from mqtt_listener import wait_until
 from page_server import PASSWORD, Client, make_server, with_passwords
 from profile_maker import make_profile
 from stats_maker import AGENT
@@ -391,6 +392,5 @@ def test_broker_that_does_not_answer_is_given_up_in_five_seconds(page: Page) -> 
         began_s = time.monotonic()
         url = f"mqtt://127.0.0.1:{silent.getsockname()[1]}"
         answer = page.admin.ask("POST", "/probe/broker", {"broker": url}).json
-        assert (
-            not answer["ok"] and "answer" in answer["text"] and time.monotonic() - began_s < 25
-        )  # a client waits for 30 s
+        assert not answer["ok"] and "answer" in answer["text"]
+        assert time.monotonic() - began_s < 25  # a client waits for 30 s
