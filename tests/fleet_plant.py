@@ -65,7 +65,7 @@ class FleetPlant:
     def run(self, *words: object) -> "subprocess.CompletedProcess[str]":
         """Runs zsad-fleet in `folder`."""
         return subprocess.run(
-            self.command(*words), cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+            self.command(*words), cwd=self.folder, capture_output=True, text=True, timeout=300, check=False
         )
 
 

@@ -87,7 +87,7 @@ def run_apart(script: str, *arguments: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", script, *map(str, arguments)]
     for _ in range(3):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
         if done.returncode >= 0:
             break
     assert done.returncode == 0, done.stderr

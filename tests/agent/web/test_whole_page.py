@@ -76,7 +76,7 @@ def test_page_that_is_off_opens_no_port_and_imports_nothing(listen: str, tiny_bu
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
     assert "imported [] 0" in ran.stdout, ran.stdout + ran.stderr
