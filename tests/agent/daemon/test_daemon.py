@@ -55,7 +55,8 @@ def test_signal_ends_the_agent_at_once_while_the_model_is_loaded(tiny_bundle: Pa
 def test_signal_ends_a_capture_that_hangs(tiny_bundle: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts connections and sends nothing
         url = f"http://user:secret@127.0.0.1:{mute.getsockname()[1]}/stream"
-        with AgentProcess(tmp_path, tiny_bundle, "--source", url, "--broker", NO_BROKER) as agent:
+        settings = f"source:\n  source: {url}\n  stale_after_s: 60\n"
+        with AgentProcess(tmp_path, tiny_bundle, "--broker", NO_BROKER, settings=settings) as agent:
             agent.wait_for_output("inspecting stream")
             connection, _ = mute.accept()
             time.sleep(0.3)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,7 +14,8 @@ from publisher_tools import BrokerFactory, first_arrivals, publishing, seqs
 from result_maker import accept
 from result_maker import make_result as result
 
-from zsad_agent.mqtt import BrokerState
+from zsad_agent.config import MqttConfig
+from zsad_agent.mqtt import BrokerState, Publisher
 from zsad_agent.spool import Spool, SpoolClock, Stamp
 
 
@@ -109,6 +111,18 @@ def test_agent_disconnects_from_a_broker_that_acknowledges_nothing_and_loses_no_
         assert publisher.flush(60) == 0
         listener.wait_for(lambda: len(set(seqs(listener.results()))) >= 50)
     assert first_arrivals(listener.results()) == list(range(50))
+
+
+def test_stop_ends_the_wait_for_the_first_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.mqtt.publisher.FIRST_ATTEMPT_S", 60.0)
+    with socket.create_server(("127.0.0.1", 0)) as mute, Spool(tmp_path / "spool.sqlite3", max_results=10) as spool:
+        config = MqttConfig(broker=f"mqtt://127.0.0.1:{mute.getsockname()[1]}")
+        with Publisher(config, "line3", spool, pictures="off", answer_timeout_s=60.0) as publisher:
+            stop = threading.Event()
+            threading.Timer(0.2, stop.set).start()
+            start_s = time.monotonic()
+            publisher.await_first_attempt(stop)
+            assert stop.is_set() and time.monotonic() - start_s < 20
 
 
 def test_stop_is_quick_while_the_broker_hangs(mosquitto: BrokerFactory, tmp_path: Path) -> None:

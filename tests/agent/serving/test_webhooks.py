@@ -110,7 +110,11 @@ def test_queue_is_bounded_and_losses_are_counted(monkeypatch: pytest.MonkeyPatch
         assert "Connection refused" in (webhooks.fault or "")
 
 
-def test_server_that_never_answers_delays_neither_the_others_nor_the_stop(receiver: Receiver) -> None:
+def test_server_that_never_answers_delays_neither_the_others_nor_the_stop(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("SOCKET_S", "ANSWER_S"):
+        monkeypatch.setattr(f"zsad_agent.serving.webhooks.{limit}", 60.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         with Webhooks([hook(url), hook(receiver.url)]) as webhooks:

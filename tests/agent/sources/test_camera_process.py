@@ -348,8 +348,8 @@ def test_no_camera_process_is_left_after_any_end_of_the_agent(
     tiny_bundle: Path, tmp_path: Path, how: signal.Signals, stalled: bool
 ) -> None:
     with MjpegServer() as server:
-        arguments = ("--source", server.url, "--broker", "mqtt://127.0.0.1:1")
-        with AgentProcess(tmp_path, tiny_bundle, *arguments) as agent:
+        settings = f"mqtt:\n  broker: mqtt://127.0.0.1:1\nsource:\n  source: {server.url}\n  stale_after_s: 60\n"
+        with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
             agent.wait_for_output("inspecting stream")
             child = camera_process_of_the_agent()
             server.stalled = stalled
