@@ -56,13 +56,14 @@ class ControlledSource:
 
 
 class Clock:
-    """The monotonic clock plus `ahead_s`, which the test sets."""
+    """A clock that goes on by a microsecond for each call; the test sets `ahead_s`."""
 
     def __init__(self) -> None:
+        self._begun_s, self._calls = time.monotonic(), itertools.count()
         self.ahead_s = 0.0
 
     def __call__(self) -> float:
-        return time.monotonic() + self.ahead_s
+        return self._begun_s + next(self._calls) * 1e-6 + self.ahead_s
 
 
 class Rig:

