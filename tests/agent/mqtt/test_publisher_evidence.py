@@ -71,8 +71,8 @@ def test_picture_too_large_for_the_broker_is_given_up_and_delays_no_result(
             assert publisher.stats.attached_images_given_up == {"refused": 1}
             assert publisher.stats.given_up == {}
         listener.wait_for(lambda: len(set(seqs(listener.results()))) == 20)
-        arrived = {payload for topic, payload in listener.messages if is_evidence(topic)}
-        assert arrived == {jpeg_of(number) for number in range(1, 20)}
+        wanted = {jpeg_of(number) for number in range(1, 20)}
+        listener.wait_for(lambda: {payload for topic, payload in listener.messages if is_evidence(topic)} == wanted)
     assert caplog.text.count("the message is too large for the broker: evidence pictures are given up") == 1
 
 
