@@ -110,9 +110,9 @@ def test_a_threshold_of_the_config_replaces_the_taught_one_and_the_log_says_so(
     line.teach("nut")
     cameras = line.camera("top", "nut", folder=line.goods, more=", decision: {threshold: 0.0}")
     with PlantOperator(broker.port) as operator, line.start("cameras:\n" + cameras) as agent:
-        (result,) = operator.next_results(1, "top")
+        result = operator.next_results(1, "top")[0]
         assert (result["threshold"], result["verdict"]) == (0.0, "anomalous")
-        assert "decision.threshold 0 of the config replaces the taught threshold of 'nut', 0.5" in agent.output
+        agent.wait_for_output("decision.threshold 0 of the config replaces the taught threshold of 'nut', 0.5")
 
 
 def test_profiles_off_uses_nothing_that_was_taught(line: Line, broker: MosquittoBroker) -> None:
