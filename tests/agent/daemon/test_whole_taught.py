@@ -200,6 +200,6 @@ def test_a_reload_waits_for_a_step_of_a_profile_that_is_made_again(line: Line, b
 def test_a_missing_folder_of_profiles_makes_every_verdict_unknown(line: Line, broker: MosquittoBroker) -> None:
     settings = f"profiles: {line.folder}/unmounted\ncameras:\n" + line.camera("top", "object")
     with PlantOperator(broker.port) as operator, line.start(settings):
-        (result,) = operator.next_results(1, "top")
+        result = operator.next_results(1, "top")[0]
         assert (result["verdict"], result["provisional"]) == ("unknown", False)
         assert "unmounted: no such folder, so what was taught is unknown" in result["reason"]
