@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
