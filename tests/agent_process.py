@@ -83,13 +83,13 @@ class AgentProcess:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 120.0) -> int:
         """Waits for the end; gives the exit code."""
         code = self._process.wait(timeout_s)
         self._reader.join(60)
         return code
 
-    def wait_for_output(self, text: str, timeout_s: float = 60.0) -> None:
+    def wait_for_output(self, text: str, timeout_s: float = 120.0) -> None:
         with self._arrived:
             met = self._arrived.wait_for(lambda: text in "".join(self._lines), timeout_s)
         assert met, f"{text!r} did not appear in:\n{self.output}"

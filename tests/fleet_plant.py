@@ -19,7 +19,7 @@ from plant_operator import write_parts
 
 from zsad_core.bundle import load_bundle
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class FleetPlant:

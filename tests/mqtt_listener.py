@@ -66,7 +66,7 @@ class MqttListener:
         assert sock is not None
         sock.close()
 
-    def wait_for(self, condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], Any], timeout_s: float = 120.0) -> None:
         """Waits until `condition` of this listener is true."""
         with self._changed:
             met = self._changed.wait_for(condition, timeout_s)
@@ -88,7 +88,7 @@ class MqttListener:
             self._changed.notify_all()
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], Any], timeout_s: float = 120.0) -> None:
     """Waits until `condition` is true; checks it every 10 ms."""
     end_s = time.monotonic() + timeout_s
     while not condition():

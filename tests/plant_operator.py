@@ -12,7 +12,7 @@ from agent_process import DEVICE
 from mqtt_listener import MqttListener
 
 BASE = f"zsad/{DEVICE}"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class PlantOperator(MqttListener):
@@ -95,17 +95,14 @@ def write_parts(folder: Path, count: int = 4, **look: Any) -> Path:
     return folder
 
 
-def without_gap(results: list[dict[str, Any]], *, open_end: int = 0) -> bool:
-    """Whether the results of each process are numbered 1, 2, 3 … without a gap.
+def without_gap(results: list[dict[str, Any]]) -> bool:
+    """Whether the only camera's results of each process are numbered 1, 2, 3 … without a gap."""
+    return all(found == list(range(1, len(found) + 1)) for found in seqs_of(results).values())
 
-    `open_end`: with several cameras, some of the last so many numbers may be missing, because the pictures of one were
-    taken and not inspected before the end.
-    """
+
+def seqs_of(results: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """The numbers of the results of each process, by the beginning of their ids."""
     seqs: dict[str, list[int]] = {}
     for result in results:
         seqs.setdefault(result["id"].rsplit("-", 1)[0], []).append(result["seq"])
-    whole = {boot: max(0, max(found) - open_end) for boot, found in seqs.items()}
-    return all(
-        found[: whole[boot]] == list(range(1, whole[boot] + 1)) and len(found) == len(set(found))
-        for boot, found in seqs.items()
-    )
+    return seqs
