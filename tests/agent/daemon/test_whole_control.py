@@ -227,6 +227,7 @@ def test_reload_uses_the_new_file_in_the_same_process_and_refuses_an_invalid_one
             assert answer.status == 200
         assert operator.payloads(f"{BASE}/available")[-1] == b"online"
         agent.terminate()
+        operator.wait_for(lambda: operator.payloads(f"{BASE}/available")[-1] == b"offline")  # after all results
         with Spool(agent.spool, max_results=100_000) as spool:  # what was not sent before the end
             unsent = [json.loads(entry.body) for entry in spool.read(0, spool.last_id, 100_000)]
     results = operator.results()
