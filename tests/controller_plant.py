@@ -1,7 +1,7 @@
 """A controller with fake parts around it, for tests."""
 
 import json
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,13 @@ class Plant:
         self.bundle_dir: Path | None = self.bundles
         self.heatmap = HeatmapConfig()
 
-    def start(self, controls: FakeControls | None = None, *, real_rate: bool = False, **more: Any) -> Controller:
+    def start(
+        self,
+        controls: FakeControls | None = None,
+        *,
+        monotonic: Callable[[], float] | None = None,
+        **more: Any,
+    ) -> Controller:
         self.controls = controls or FakeControls()
         self.publisher = FakePublisher()
         clock = SpoolClock(wall_s=lambda: self.clocks.now_s, boot_s=lambda: self.clocks.now_s, boot_id="boot")
@@ -54,7 +60,7 @@ class Plant:
             self.stored,
             nonces=self.nonces,
             clock=clock,
-            monotonic=time.monotonic if real_rate else self.clocks.monotonic,
+            monotonic=monotonic or self.clocks.monotonic,
             **more,
         )
 

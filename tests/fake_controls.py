@@ -175,7 +175,7 @@ class FakePublisher:
             return bool(found)
 
         with self._changed:
-            assert self._changed.wait_for(arrived, 15), f"no answer on {setting}/state"
+            assert self._changed.wait_for(arrived, 60), f"no answer on {setting}/state"
         return found[0]
 
     def state(self, setting: str) -> dict[str, Any]:

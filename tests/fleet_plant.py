@@ -19,7 +19,7 @@ from plant_operator import write_parts
 
 from zsad_core.bundle import load_bundle
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class FleetPlant:
@@ -65,7 +65,7 @@ class FleetPlant:
     def run(self, *words: object) -> "subprocess.CompletedProcess[str]":
         """Runs zsad-fleet in `folder`."""
         return subprocess.run(
-            self.command(*words), cwd=self.folder, capture_output=True, text=True, timeout=120, check=False
+            self.command(*words), cwd=self.folder, capture_output=True, text=True, timeout=300, check=False
         )
 
 

@@ -123,7 +123,7 @@ class LearnerLine:
     def pass_by(self, count: int, **changes: Any) -> None:
         for _ in range(count):
             self.learner.take(*self.part(**changes), MAP)
-            self.learner.wait_idle(10)
+            self.learner.wait_idle(60)
 
     @property
     def state(self) -> dict[str, Any]:

@@ -20,9 +20,10 @@ class LostError(Exception):
 class ModbusPlc:
     """One camera's cycles. Every part gets one verdict: ok, ng, unknown; or lost, which the PLC treats as a reject."""
 
-    def __init__(self, port: int, base: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, base: int = 0, host: str = "127.0.0.1", answer_s: float = 30.0) -> None:
+        """`answer_s`: longest wait for an answer of the agent."""
         self.port, self._base = port, base
-        self._client = ModbusTcpClient(host, port=port, timeout=3, retries=0)
+        self._client = ModbusTcpClient(host, port=port, timeout=answer_s, retries=0)
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 """A real mosquitto for tests, on a free port, with its own settings; it can be started, stopped and killed."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -12,7 +14,7 @@ from typing import Self
 
 import pytest
 
-START_S = 10.0
+START_S = 60.0
 
 
 def mosquitto_binary() -> str:
@@ -27,9 +29,12 @@ def mosquitto_binary() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses. No outgoing connection can take it later: these get ports from 32768."""
+    while True:
+        port = secrets.choice(range(20_000, 32_000))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class MosquittoBroker:
@@ -133,11 +138,13 @@ class MosquittoBroker:
     def save(self) -> None:
         """Makes a persistent broker save its state, so that a later kill does not lose the sessions."""
         assert self._process is not None
-        stored = self.log.count("Saving in-memory database")
-        self._process.send_signal(signal.SIGUSR1)
         end_s = time.monotonic() + START_S
-        while self.log.count("Saving in-memory database") == stored and time.monotonic() < end_s:
-            time.sleep(0.01)
+        for _ in range(2):  # it logs the beginning: the second one shows that the first has ended
+            stored = self.log.count("Saving in-memory database")
+            self._process.send_signal(signal.SIGUSR1)
+            while self.log.count("Saving in-memory database") == stored:
+                assert time.monotonic() < end_s, self.log
+                time.sleep(0.01)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:

@@ -49,7 +49,7 @@ class MqttListener:
     def __enter__(self) -> Self:
         self._client.connect(self._host, self._port, keepalive=10)
         self._client.loop_start()
-        assert self._subscribed.wait(10), "the broker took no subscription"
+        assert self._subscribed.wait(60), "the broker took no subscription"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,7 +57,7 @@ class MqttListener:
         self._client.loop_stop()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(10)
+        self._client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(60)
 
     def break_off(self) -> None:
         """Ends the connection without DISCONNECT."""
@@ -66,7 +66,7 @@ class MqttListener:
         assert sock is not None
         sock.close()
 
-    def wait_for(self, condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
+    def wait_for(self, condition: Callable[[], Any], timeout_s: float = 120.0) -> None:
         """Waits until `condition` of this listener is true."""
         with self._changed:
             met = self._changed.wait_for(condition, timeout_s)
@@ -88,7 +88,7 @@ class MqttListener:
             self._changed.notify_all()
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], Any], timeout_s: float = 120.0) -> None:
     """Waits until `condition` is true; checks it every 10 ms."""
     end_s = time.monotonic() + timeout_s
     while not condition():

@@ -24,8 +24,8 @@ ERRORS = (ua.UaError, OSError, TimeoutError, asyncio.TimeoutError, RuntimeError)
 class OpcUaPlc(ModbusPlc):
     """As `ModbusPlc`; registers are named by their address there."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        self.port = port
+    def __init__(self, port: int, host: str = "127.0.0.1", answer_s: float = 30.0) -> None:
+        self.port, self._answer_s = port, answer_s
         self._url = f"opc.tcp://{host}:{port}/zsad"
         self._session: Client | None = None
         self._space = 0
@@ -37,7 +37,7 @@ class OpcUaPlc(ModbusPlc):
 
     def open(self) -> bool:
         self.__exit__()
-        self._session = Client(self._url, timeout=3)
+        self._session = Client(self._url, timeout=self._answer_s)
         try:
             self._session.connect()
             self._space = self._session.get_namespace_index("urn:zsad:machine-vision")

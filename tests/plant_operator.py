@@ -12,7 +12,7 @@ from agent_process import DEVICE
 from mqtt_listener import MqttListener
 
 BASE = f"zsad/{DEVICE}"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class PlantOperator(MqttListener):
@@ -97,7 +97,12 @@ def write_parts(folder: Path, count: int = 4, **look: Any) -> Path:
 
 def without_gap(results: list[dict[str, Any]]) -> bool:
     """Whether the only camera's results of each process are numbered 1, 2, 3 … without a gap."""
+    return all(found == list(range(1, len(found) + 1)) for found in seqs_of(results).values())
+
+
+def seqs_of(results: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """The numbers of the results of each process, by the beginning of their ids."""
     seqs: dict[str, list[int]] = {}
     for result in results:
         seqs.setdefault(result["id"].rsplit("-", 1)[0], []).append(result["seq"])
-    return all(found == list(range(1, len(found) + 1)) for found in seqs.values())
+    return seqs

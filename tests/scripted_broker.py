@@ -78,7 +78,7 @@ class ScriptedBroker:
         for client in self._clients:
             _end(client)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     def send(self, topic: str, *payloads: bytes, retained: bool = False) -> None:
         """Sends QoS 0 messages at once to the newest client, which uses MQTT 3.1.1."""

@@ -94,7 +94,7 @@ def _play(words: Sequence[str]) -> Iterator[np.ndarray | Exception]:
 
 def _fail(word: str) -> None:
     if word == "hang":
-        time.sleep(0.2)  # lets the other threads process the earlier frames
+        time.sleep(0.5)  # lets the other threads process the earlier frames
         while True:
             ctypes.PyDLL(None).sleep(3600)  # PyDLL keeps the interpreter's lock
     if word == "crash":

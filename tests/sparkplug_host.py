@@ -79,7 +79,7 @@ class SparkplugHost:
     def __enter__(self) -> Self:
         self._client.connect("127.0.0.1", self._port)
         self._client.loop_start()
-        assert self._subscribed.wait(10)
+        assert self._subscribed.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,7 +87,7 @@ class SparkplugHost:
         self._client.loop_stop()
 
     def command(self, node: str, payload: bytes, *, retain: bool = False) -> None:
-        self._client.publish(f"{PREFIX}/NCMD/{node}", payload, qos=1, retain=retain).wait_for_publish(10)
+        self._client.publish(f"{PREFIX}/NCMD/{node}", payload, qos=1, retain=retain).wait_for_publish(60)
 
     def ask_for_rebirth(self, node: str) -> None:
         payload = payload_type()()
@@ -96,7 +96,7 @@ class SparkplugHost:
 
     def mark(self) -> None:
         """Publishes a message that comes after those that the broker sends at this moment."""
-        self._client.publish(f"{PREFIX}/DDATA/test/mark", b"", qos=1).wait_for_publish(10)
+        self._client.publish(f"{PREFIX}/DDATA/test/mark", b"", qos=1).wait_for_publish(60)
 
     def of(self, kind: str) -> list[Message]:
         return [message for message in self.messages if message.kind == kind]

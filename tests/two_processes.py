@@ -4,12 +4,12 @@ import contextlib
 import importlib
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from mosquitto_broker import free_port
 
 ROOT = Path(__file__).parents[1]
 FORKSERVER = multiprocessing.get_context("forkserver")  # one per session; it imports torch once
@@ -34,8 +34,7 @@ def run_two(command: str, flags: list[str], folder: Path, *, started_by: str) ->
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     outputs = [folder / f"stdout-{rank}" for rank in range(2)]
     processes = [
         FORKSERVER.Process(target=_run_one, args=(f"zsad_training.{command}", flags, rank, port, output))

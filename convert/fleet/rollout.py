@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -109,16 +108,15 @@ class PlanFile:
     def locked(self) -> Iterator[None]:
         """Refuses a second rollout with this file."""
         try:
-            handle = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o644)
+            lock = self.path.with_name(f"{self.path.name}.lock").open("a")
         except OSError as error:
             raise ConfigError(f"{self.path}: the state cannot be kept here: {error.strerror}") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise FleetError(f"{self.path}: another zsad-fleet uses it") from error
             yield
-        except BlockingIOError as error:
-            raise FleetError(f"{self.path}: another zsad-fleet uses it") from error
-        finally:
-            os.close(handle)
 
     def read(self) -> Plan | None:
         """None: there is no file."""

@@ -2,7 +2,7 @@
 
 from playwright.sync_api import BrowserContext, Page
 
-TIMEOUT_MS = 20_000  # of each step, on a machine that is busy
+TIMEOUT_MS = 60_000  # of each step, on a machine that is busy
 
 
 class Visit:

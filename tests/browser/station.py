@@ -97,7 +97,7 @@ class Station:
         self.camera.__exit__()
 
     def answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request("GET", "/api/v1/session")
             return connection.getresponse().status == 200
@@ -107,7 +107,7 @@ class Station:
             connection.close()
 
 
-def until(met: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+def until(met: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Waits for a true value and gives it."""
     end_s = time.monotonic() + timeout_s
     while not (found := met()):

@@ -73,7 +73,7 @@ class Plant:
         print(self.agent.output[-3000:])
 
     def plc(self, door: str = "modbus") -> ModbusPlc:
-        return DOORS[door](self.ports[door], host=self.host)
+        return DOORS[door](self.ports[door], host=self.host, answer_s=3.0)
 
     def check_inspected(self, accepted: int) -> None:
         """Each accepted trigger has exactly one result."""

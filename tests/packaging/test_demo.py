@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, copy_checkout, run
 
-MAX_SECONDS_TO_VERDICTS = 180
+MAX_SECONDS_TO_VERDICTS = 600  # a minute on a machine without other work
 DEMO = [sys.executable, ROOT / "demo/demo.py"]
 
 
@@ -42,10 +42,10 @@ def test_demo_finds_every_damaged_part_has_a_page_and_ends_at_ctrl_c_with_its_su
         if sum(" (threshold " in each for each in lines) == len(list((ROOT / "demo/teach/test").iterdir())):
             break
     address = next(line for line in lines if "The page: " in line).split()[-1]
-    with urllib.request.urlopen(address, timeout=20) as page:
+    with urllib.request.urlopen(address, timeout=60) as page:
         assert "<html" in page.read().decode()
     os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
-    told = "".join(lines) + demo.communicate(timeout=60)[0]
+    told = "".join(lines) + demo.communicate(timeout=180)[0]
     assert demo.returncode == 0
     check_end(told, tmp_path, told.count(" (threshold "))
     found = re.search(r"(\d+) of (\d+) damaged ones found, 0 of \d+ whole ones rejected", told)

@@ -17,7 +17,7 @@ from zsad_agent.cameras import motion_jpeg, open_url
 from zsad_agent.sources import HttpSource, Picture
 from zsad_core.errors import ImageError, SourceError
 
-PATIENT_S = 20.0
+PATIENT_S = 60.0
 GREYS = (40, 120, 200)
 
 
@@ -215,7 +215,7 @@ def test_stream_without_end_or_order_is_lost(
     monkeypatch.setattr(motion_jpeg, "MOST_BYTES", 300_000)
     with (
         serving(head, content) as server,
-        source_of(server.url, timeout_s=1.0) as source,
+        source_of(server.url, timeout_s=1.0 if "1 s" in message else PATIENT_S) as source,
         pytest.raises(SourceError, match=message),
     ):
         for _ in range(1000):

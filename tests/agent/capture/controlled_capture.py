@@ -56,13 +56,14 @@ class ControlledSource:
 
 
 class Clock:
-    """The monotonic clock plus `ahead_s`, which the test sets."""
+    """A clock that goes on by a microsecond for each call; the test sets `ahead_s`."""
 
     def __init__(self) -> None:
+        self._begun_s, self._calls = time.monotonic(), itertools.count()
         self.ahead_s = 0.0
 
     def __call__(self) -> float:
-        return time.monotonic() + self.ahead_s
+        return self._begun_s + next(self._calls) * 1e-6 + self.ahead_s
 
 
 class Rig:
@@ -87,7 +88,7 @@ class Rig:
         self.thread.start()
 
     def get(self) -> Captured:
-        item = self.slot.get(30)
+        item = self.slot.get(60)
         assert item is not None
         return item
 
@@ -109,7 +110,7 @@ class Rig:
     def end(self) -> None:
         self.stop.set()
         self.source.release()
-        self.thread.join(30)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 

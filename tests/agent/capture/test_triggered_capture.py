@@ -182,7 +182,7 @@ def test_each_trigger_gets_the_next_picture_of_a_folder_and_the_others_are_answe
     line.source.give(picture())
     line.source.give(ImageError("b.jpg: damaged"))
     line.source.give(None)
-    line.thread.join(30)
+    line.thread.join(60)
     items = [line.get() for _ in range(4)]
     assert [(item.trigger_id, getattr(item, "reason", "frame")) for item in items] == [
         ("a", "frame"),
@@ -196,7 +196,7 @@ def test_trigger_after_the_end_of_a_file_is_logged(rig: Callable[..., Rig], capl
     line = rig(lossless=True)
     line.capture.trigger("a")
     line.source.give(None)
-    line.thread.join(30)
+    line.thread.join(60)
     line.capture.trigger("b")
     assert [item.trigger_id for item in line.rest()] == ["a"]
     assert "a trigger has no result: the source has ended" in caplog.text

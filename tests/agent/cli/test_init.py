@@ -24,7 +24,7 @@ def answer_on_terminal(answers: list[str], *arguments: str) -> tuple[int, str]:
     ours, theirs = pty.openpty()
     os.write(ours, "".join(f"{answer}\n" for answer in answers).encode())
     command = [sys.executable, "-m", "zsad_agent.cli", "init", *arguments]
-    done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=180, check=False)
     os.close(ours)
     os.close(theirs)
     return done.returncode, done.stdout + done.stderr

@@ -32,7 +32,7 @@ sys.exit(main(sys.argv[1:]))
 def run(script: str, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV")} | environment
     command = [sys.executable, "-c", script, *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_verdicts_are_printed_on_a_terminal_and_elsewhere_only_if_asked(tiny_bun
     command += ["--bundle", str(tiny_bundle)]
     environment = os.environ | {"STATE_DIRECTORY": str(tmp_path), "CACHE_DIRECTORY": str(tmp_path)}
     ours, theirs = pty.openpty()
-    subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment, timeout=60, check=True)
+    subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment, timeout=180, check=True)
     os.close(theirs)
     assert b"01-whole.jpg" in os.read(ours, 4096)
     os.close(ours)
-    assert subprocess.run(command, capture_output=True, env=environment, timeout=60, check=True).stdout == b""
+    assert subprocess.run(command, capture_output=True, env=environment, timeout=180, check=True).stdout == b""

@@ -112,7 +112,7 @@ def test_progress_is_published_without_a_command_and_keeps_the_last_id(plant: Pl
     with plant.controller:
         plant.publisher.ask("cam0/teach", payload({"action": "start"}))
         plant.controls.lessons["cam0"] = {"phase": "offered", "next": ["commit", "cancel"]}
-        wait_until(lambda: plant.publisher.state("cam0/teach")["value"]["phase"] == "offered", 10)
+        wait_until(lambda: plant.publisher.state("cam0/teach")["value"]["phase"] == "offered")
         assert plant.publisher.state("cam0/teach")["id"] == "a"
         count = len(plant.publisher.answers)
         time.sleep(2.2)
@@ -124,7 +124,7 @@ def test_a_commit_makes_the_camera_inspect_what_was_taught_with_its_own_threshol
         plant.publisher.ask("cam0/threshold", payload(0.9, "t"))
         plant.controls.lessons["cam0"] = {"phase": "offered", "next": ["commit"], "offer": {"product": "bottle"}}
         plant.publisher.ask("cam0/teach", payload({"action": "commit"}, "c"))
-        wait_until(lambda: plant.publisher.state("cam0/threshold")["source"] == "config", 10)
+        wait_until(lambda: plant.publisher.state("cam0/threshold")["source"] == "config")
         product = plant.publisher.state("cam0/product")
         assert (product["value"], product["source"]) == ("bottle", "command")
         assert plant.publisher.state("cam0/threshold")["value"] != 0.9
@@ -134,7 +134,7 @@ def test_a_commit_makes_the_camera_inspect_what_was_taught_with_its_own_threshol
         assert again.publisher.state("cam0/product")["value"] == "bottle"
         assert again.publisher.state("cam0/threshold")["source"] == "config"
         again.publisher.ask("cam0/teach", payload({"action": "commit", "threshold": 0.43}, "d"))
-        wait_until(lambda: again.publisher.state("cam0/threshold")["value"] == 0.43, 10)
+        wait_until(lambda: again.publisher.state("cam0/threshold")["value"] == 0.43)
     third = Plant(plant.folder)
     with third.controller:
         assert third.publisher.state("cam0/threshold")["value"] == 0.43

@@ -90,6 +90,12 @@ def test_without_feature_networks_the_command_says_what_is_missing(
         assert "feature networks" in answer["error"] and answer["value"]["phase"] == "off"
 
 
+def provisional_frames(operator: PlantOperator) -> int | None:
+    """In the newest statistics."""
+    found = operator.payloads(f"{BASE}/stats")[-1:]
+    return next((json.loads(payload)["cameras"]["top"]["provisional_frames"] for payload in found), None)
+
+
 @pytest.mark.skipif(not ROADS.is_dir(), reason=f"the pictures of {ROADS} are not there")
 def test_threshold_of_an_untaught_product_follows_its_parts_and_survives_a_restart(
     tmp_path: Path, broker: MosquittoBroker
@@ -108,8 +114,7 @@ def test_threshold_of_an_untaught_product_follows_its_parts_and_survives_a_resta
             assert (first["threshold"], first["provisional_frames"]) == (shipped, 0)
             later = operator.result_where(lambda result: result["provisional_frames"] >= 20, "top")
             operator.state_where("top/threshold", lambda state: state["value"] < 0.9 * shipped)
-            stats = json.loads(operator.payloads(f"{BASE}/stats")[-1])
-        assert stats["cameras"]["top"]["provisional_frames"] is not None
+            operator.wait_for(lambda: provisional_frames(operator) is not None)
         assert later["provisional"] and later["profile"] is None and 0.02 < later["threshold"] < 0.9 * shipped
         with AgentProcess(tmp_path, tiny, settings=config):
             operator.result_where(lambda result: result["provisional_frames"] >= 19 and result["seq"] < 19, "top")

@@ -13,7 +13,7 @@ import pytest
 from agent_process import AgentProcess
 from modbus_plc import ACK, BUSY, ERROR_CODE, MISSED, PART_COUNTER, READY, SESSION, TRIGGER, LostError, ModbusPlc
 from mosquitto_broker import MosquittoBroker, free_port
-from mqtt_listener import MqttListener
+from mqtt_listener import MqttListener, wait_until
 from plc_agent import VERDICTS, plc_agent, results_by_part
 
 from zsad_agent.plant import ErrorCode
@@ -124,7 +124,7 @@ def test_a_killed_agent_answers_each_part_once_or_not_at_all(
         assert plc.inspect(part + 1) in (PASS, REJECT)
         sessions.add(plc.number(SESSION, 1))
         judged = {part for part, verdict in verdicts.items() if verdict != "lost"}
-        listener.wait_for(lambda: judged <= results_by_part(listener).keys(), timeout_s=60)
+        listener.wait_for(lambda: judged <= results_by_part(listener).keys())
         results = results_by_part(listener)
         assert all(len(found) == 1 for found in results.values()), "a part was judged twice"
         assert {part: results[part][0]["verdict"] for part in judged} == {
@@ -156,9 +156,9 @@ def test_the_page_has_lights_for_the_plc_and_the_outputs(start: Callable[..., Ag
 
     gpio = "gpio: [{chip: /dev/gpiochip99, ok: 17}]"
     with start(gpio, more=f"web: {{listen: '127.0.0.1:{page}'}}\n") as agent, ModbusPlc(port) as plc:
-        agent.wait_for_output("page at", 60)
+        agent.wait_for_output("page at")
         assert (light()["state"], light()["text"]) == ("warn", "no PLC asks")
         plc.connect()
-        assert (light()["state"], light()["text"]) == ("ok", "the PLC asks")
+        wait_until(lambda: plc.status() and (light()["state"], light()["text"]) == ("ok", "the PLC asks"))
         assert "/dev/gpiochip99: No such file or directory" in light("outputs")["text"]
         assert plc.inspect() == PASS

@@ -50,8 +50,8 @@ def test_reload_does_not_wait_for_a_silent_camera_and_leaves_no_process(
             assert operator.command("reload")["error"] is None
             asked_s = time.monotonic()
             agent.wait_for_output("restarting with the new config")
-            assert time.monotonic() - asked_s < 15  # 1 s on a machine without other work; the camera may take 70 s
-            wait_until(lambda: agent.output.count("inspecting stream") == 2, timeout_s=40)
+            assert time.monotonic() - asked_s < 40  # 1 s on a machine without other work; the camera may take 70 s
+            wait_until(lambda: agent.output.count("inspecting stream") == 2)
             wait_until(lambda: len(psutil.Process(agent.pid).children(recursive=True)) == 1)
             assert agent.terminate()[0] == 0
         camera.close()
@@ -61,11 +61,9 @@ def reload(agent: AgentProcess, operator: PlantOperator, number: int) -> None:
     """Sends reload `number` and waits for its end."""
     operator.wait_until_heard(number)
     assert operator.command("reload")["error"] is None
-    wait_until(
-        lambda: agent.output.count("restarting with the new config") == number or not agent.running, timeout_s=40
-    )
+    wait_until(lambda: agent.output.count("restarting with the new config") == number or not agent.running)
     assert agent.running, agent.output
-    wait_until(lambda: agent.output.count("inspecting stream") == number + 1, timeout_s=40)
+    wait_until(lambda: agent.output.count("inspecting stream") == number + 1)
 
 
 def test_sighup_reloads_and_never_ends_the_agent(

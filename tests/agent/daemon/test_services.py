@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from agent_process import write_line_video
+from agent_process import STOP_S, write_line_video
 from mosquitto_broker import free_port
 from mqtt_listener import wait_until
 
@@ -72,10 +72,10 @@ def test_hanging_service_does_not_use_up_the_time_of_the_others() -> None:
     group = ServiceGroup()
     first, *hanging = [group.start(FakeService(log, label, hangs=label != "a")) for label in "abc"]
     started_s = time.monotonic()
-    group.stop(started_s + 0.6)
-    assert time.monotonic() - started_s < 1.0
-    assert 0.1 < first.waited_s < 0.3
-    assert all(0.1 < service.waited_s < 0.3 for service in hanging)
+    group.stop(started_s + 1.8)
+    assert time.monotonic() - started_s < 6.0
+    assert 0.2 < first.waited_s < 1.0
+    assert all(0.2 < service.waited_s < 1.0 for service in hanging)
     group.stop(started_s + 9)  # no service is running
     assert len(log) == 6
 
@@ -105,7 +105,7 @@ class RunningAgent:
     def ask(self, path: str) -> list[str]:
         """The reasons in the answer of `path`."""
         try:
-            with urlopen(f"http://127.0.0.1:{self.http_port}/{path}", timeout=5) as answer:
+            with urlopen(f"http://127.0.0.1:{self.http_port}/{path}", timeout=60) as answer:
                 body = answer.read()
         except HTTPError as error:
             body = error.read()
@@ -117,7 +117,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
     """The socket that systemd reads."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
-        receiver.settimeout(20)
+        receiver.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "30000000")
         yield receiver
@@ -158,7 +158,7 @@ def test_thread_that_dies_is_a_fault_of_the_agent(
     agent.thread.start()
     try:
         wait_for_message(manager, lambda text: text.startswith("STATUS=ok;"))
-        wait_until(lambda: agent.ask("readyz") == [], 20)
+        wait_until(lambda: agent.ask("readyz") == [])
         kill[name]()
         wait_for_message(manager, lambda text: text.startswith("STATUS=") and death in text)
         assert death in agent.ask("readyz")
@@ -170,8 +170,8 @@ def test_thread_that_dies_is_a_fault_of_the_agent(
     finally:
         started_s = time.monotonic()
         agent.stop.set()
-        agent.thread.join(20)
-    assert time.monotonic() - started_s < 2.0
+        agent.thread.join(60)
+    assert time.monotonic() - started_s < STOP_S
     assert agent.code is not None
 
 

@@ -18,7 +18,7 @@ import jsonschema
 import numpy as np
 import psutil
 import pytest
-from agent_process import AgentProcess
+from agent_process import STOP_S, AgentProcess
 from bundle_attacks import change_manifest, copy_bundle
 from mjpeg_server import MjpegServer
 from mosquitto_broker import MosquittoBroker
@@ -36,6 +36,11 @@ def trigger_ids(results: list[dict[str, Any]]) -> list[str | None]:
     return [result.get("trigger_id") for result in results]
 
 
+def scores(operator: PlantOperator) -> set[int]:
+    """Of all results, as grey levels."""
+    return {round(result["anomaly_score"] * 255) for result in operator.results_of() if result["anomaly_score"]}
+
+
 def test_every_trigger_has_a_result_also_during_camera_faults(
     mosquitto: Brokers, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -45,7 +50,7 @@ def test_every_trigger_has_a_result_also_during_camera_faults(
         server.grey = 200
         settings = (
             f"mqtt:\n  broker: {broker.url}\ncameras:\n"
-            f"  - {{name: live, source: '{server.url}', trigger: mqtt, stale_after_s: 1.5, reopen_max_s: 0.5,"
+            f"  - {{name: live, source: '{server.url}', trigger: mqtt, stale_after_s: 3, reopen_max_s: 0.5,"
             " health: {frozen_after_s: 0}}\n"
             f"  - {{name: folder, source: {folder}, trigger: mqtt, loop: true}}\n"
         )
@@ -62,7 +67,7 @@ def test_every_trigger_has_a_result_also_during_camera_faults(
                 assert {result["verdict"] for result in operator.results_of(camera)} == {verdict}
 
             server.stalled = True
-            time.sleep(0.5)  # the last frames arrive
+            time.sleep(1.0)  # the last frames arrive
             operator.publish(f"{BASE}/live/trigger", b"amid")
             operator.wait_for(lambda: "amid" in trigger_ids(operator.results_of("live")), PATIENCE_S)
             operator.publish(f"{BASE}/live/trigger", b"after")
@@ -80,7 +85,7 @@ def test_every_trigger_has_a_result_also_during_camera_faults(
             operator.wait_for(lambda: len(operator.results_of("folder")) == 2 * TRIGGERS, PATIENCE_S)
             assert trigger_ids(operator.results_of("folder"))[TRIGGERS:] == [f"burst-{name}" for name in wanted]
             code, spent_s = agent.terminate()
-            assert (code, spent_s < 2.0) == (0, True), agent.output
+            assert (code, spent_s < STOP_S) == (0, True), agent.output
     assert "Traceback" not in agent.output
 
 
@@ -113,10 +118,9 @@ def test_every_file_of_a_watched_folder_has_a_result_after_kills_of_the_agent(
                     continue
                 dropping.join()
                 wait_until(lambda: not list(folder.glob("*.png")), PATIENCE_S)
-                operator.wait_for(lambda: operator.results_of()[-1]["verdict"] == "unknown", PATIENCE_S)
+                operator.wait_for(lambda: "unknown" in {result["verdict"] for result in operator.results_of()})
+                operator.wait_for(lambda: scores(operator) == {255 - 20 - 3 * number for number in range(files)})
                 agent.terminate()
-        scores = {round(result["anomaly_score"] * 255) for result in operator.results_of() if result["anomaly_score"]}
-        assert scores == {255 - 20 - 3 * number for number in range(files)}
         results = {result["id"]: result for result in operator.results_of()}
     assert len(list((folder / "inspected").iterdir())) == files
     assert [path.name for path in (folder / "unreadable").iterdir()] == ["broken.png"]
@@ -162,20 +166,19 @@ def test_signal_ends_an_agent_whose_watched_share_hangs_and_every_file_has_a_res
                 agent.wait_for_output("no answer for 0.5 s", PATIENCE_S)
                 write_part(share / "b.png", grey=80)
             code, spent_s = agent.terminate()
-            assert (code, spent_s < 2.0) == (0, True), (spent_s, agent.output)
+            assert (code, spent_s < STOP_S) == (0, True), (spent_s, agent.output)
             assert "LOST" not in agent.output and "Traceback" not in agent.output
         assert (share / "b.png").exists()
         hangs.unlink()
         with AgentProcess(tmp_path, tiny_bundle, environment=environment, settings=settings):
             wait_until(lambda: (share / "inspected" / "b.png").exists(), PATIENCE_S)
-        scores = {round(result["anomaly_score"] * 255) for result in operator.results_of() if result["anomaly_score"]}
-    assert scores == {255 - 50, 255 - 80}
+            operator.wait_for(lambda: scores(operator) == {255 - 50, 255 - 80})
 
 
 def fetch(agent: AgentProcess, path: str) -> tuple[int, str]:
     found = re.findall(r"metrics and health at (http://[0-9.:]+)", agent.output)
     try:
-        with urllib.request.urlopen(found[-1] + path, timeout=10) as answer:
+        with urllib.request.urlopen(found[-1] + path, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -194,7 +197,7 @@ def five_cameras(folder: Path, server: MjpegServer, broker: MosquittoBroker) -> 
         f"  - {{name: whole, source: {parts}, {calm}, product: bottle, decision: {{threshold: 0.3}}}}\n"
         f"  - {{name: right, source: {parts}, {calm}, region_xywh: [32, 0, 32, 48]}}\n"
         f"  - {{name: masked, source: {parts}, {calm}, ignore_mask: {folder / 'mask.png'}}}\n"
-        f"  - {{name: net, source: '{server.url}', fps: 20, stale_after_s: 1, health: {{frozen_after_s: 0}}}}\n"
+        f"  - {{name: net, source: '{server.url}', fps: 20, stale_after_s: 3, health: {{frozen_after_s: 0}}}}\n"
         "  - {name: gone, camera: 250}\n"
     )
 
@@ -211,7 +214,7 @@ def test_each_camera_of_an_agent_has_its_own_settings_and_correct_reports(
         settings = five_cameras(tmp_path, server, broker)
         with AgentProcess(tmp_path, bundle, settings=settings) as agent:
             names = ("whole", "right", "masked", "net", "gone")
-            operator.wait_for(lambda: len(operator.results_of("gone")) == 1, PATIENCE_S)
+            operator.wait_for(lambda: operator.results_of("gone"), PATIENCE_S)
             last = {name: operator.next_results(4, name)[-1] for name in names[:-1]}
             assert {name: result["verdict"] for name, result in last.items()} == {
                 "whole": "anomalous",
@@ -249,15 +252,15 @@ def test_each_camera_of_an_agent_has_its_own_settings_and_correct_reports(
             assert readers
             agent.signal(signal.SIGSEGV)
             assert agent.wait() == -signal.SIGSEGV
-            assert psutil.wait_procs(readers, 10)[1] == []  # no command pauses a camera
+            assert psutil.wait_procs(readers, 60)[1] == []  # no command pauses a camera
         check_messages(operator, names)
         with AgentProcess(tmp_path, bundle, settings=settings) as agent:
             agent.wait_for_output("the last run ended with Fatal Python error: Segmentation fault", PATIENCE_S)
             operator.next_results(3, "whole")
             assert operator.next_results(3, "right")[-1]["threshold"] == 0.01
             code, spent_s = agent.terminate()
-            assert (code, spent_s < 2.0) == (0, True), agent.output
-        assert operator.payloads(f"{BASE}/available")[-1] == b"offline"
+            assert (code, spent_s < STOP_S) == (0, True), agent.output
+        operator.wait_for(lambda: operator.payloads(f"{BASE}/available")[-1] == b"offline")
         assert all(json.loads(line)["level"] for line in agent.output.splitlines())
     check_evidence(tmp_path / "state" / "evidence", names)
 

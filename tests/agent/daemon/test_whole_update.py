@@ -84,7 +84,7 @@ def test_evil_files_are_refused_and_a_good_one_is_taken_while_the_inspection_goe
         agent.wait_for_output(f"the command {command_id} came again", PATIENCE_S)
         results = operator.results_of()
         during = [result for result in results[before:] if result["bundle"]["sha256"] == old]
-        assert len(during) > 20, "the inspection waited for the download"
+        assert len(during) > 5, "the inspection waited for the download"
         assert plant.store.asked[-1] == "/slow/new.zip" and plant.store.asked.count("/slow/new.zip") == 1
         assert [path for path in (plant.folder / "line3/state/update").iterdir()] == []
         operator.result_where(lambda result: result["bundle"]["sha256"] == sha256_of(new))

@@ -61,20 +61,20 @@ def test_a_real_node_red_shows_the_last_verdict_the_scores_and_the_rejects(
             found: dict[str, Any] = json.loads(red.get("/zsad/state"))
             return found
 
-        wait_until(lambda: "Connected to broker" in red.log, 60)
+        wait_until(lambda: "Connected to broker" in red.log)
         assert state() == {"devices": {}, "cameras": {}, "rejects": []} and "No result yet" in red.get("/zsad")
         with MqttListener(broker.port) as listener:
             with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
                 listener.wait_for(lambda: len(listener.results()) >= 12, 120)
-                wait_until(lambda: state()["devices"] == {"line3": "online"}, 30)
+                wait_until(lambda: state()["devices"] == {"line3": "online"})
                 assert agent.terminate()[0] == 0
             results = listener.results()
             again = json.dumps(results[0]).encode()
             listener.publish("zsad/line3/cam0/result", again)
-            wait_until(lambda: state()["devices"] == {"line3": "offline"}, 30)
+            wait_until(lambda: state()["devices"] == {"line3": "offline"})
             other = {**results[-1], "id": "other", "camera": "side", "product": "<b>nut</b>"}
             listener.publish("zsad/line3/side/result", json.dumps(other).encode())
-            wait_until(lambda: "line3/side" in state()["cameras"], 30)
+            wait_until(lambda: "line3/side" in state()["cameras"])
 
         shown = state()
         camera = shown["cameras"]["line3/cam0"]
@@ -115,10 +115,10 @@ def test_node_reds_modbus_and_opcua_nodes_are_clients_of_one_agent(
     )
 
     with AgentProcess(tmp_path, tiny_bundle, settings=settings):
-        wait_until(lambda: listens(modbus) and listens(opcua), 60)
+        wait_until(lambda: listens(modbus) and listens(opcua))
         keys = tmp_path / "state/opcua"
         with NodeRed(installed, tmp_path / "red", flows) as red:
-            wait_until(lambda: [*(keys / "rejected").iterdir()], 60)  # the one that Node-RED has made
+            wait_until(lambda: [*(keys / "rejected").iterdir()])  # the one that Node-RED has made
             assert json.loads(red.get("/zsad/opcua")) == {}
         for certificate in (keys / "rejected").iterdir():
             certificate.rename(keys / "trusted" / certificate.name)
@@ -128,14 +128,14 @@ def test_node_reds_modbus_and_opcua_nodes_are_clients_of_one_agent(
                 found: dict[str, Any] = json.loads(red.get(path))
                 return found
 
-            wait_until(lambda: ask("/zsad/opcua").get("TriggerReady") is True, 60)
+            wait_until(lambda: ask("/zsad/opcua").get("TriggerReady") is True)
             for number in range(1, 7):
                 assert json.loads(red.get("/zsad/plc/part", b"")) == {"accepted": True}
-                wait_until(lambda number=number: len(ask("/zsad/plc")["parts"]) == number, 60)  # type: ignore[misc]
+                wait_until(lambda number=number: len(ask("/zsad/plc")["parts"]) == number)  # type: ignore[misc]
             parts = ask("/zsad/plc")["parts"]
             assert [part["part"] for part in parts] == [1, 2, 3, 4, 5, 6]
             assert [part["why"] for part in parts] == ["ng", "ok"] * 3
             assert [part["pass"] for part in parts] == [False, True] * 3
-            wait_until(lambda: ask("/zsad/plc")["control"] == 0, 30)
-            wait_until(lambda: ask("/zsad/opcua")["ResultsReady"] is False, 30)
+            wait_until(lambda: ask("/zsad/plc")["control"] == 0)
+            wait_until(lambda: ask("/zsad/opcua")["ResultsReady"] is False)
             assert ask("/zsad/plc")["errorCode"] == 0 and ask("/zsad/opcua")["Error"] is False

@@ -53,12 +53,12 @@ with make_spool(config, state_dir, threading.Event()) as spool:
 """
 
 
-def run_agent(state_dir: Path, port: int, run: int, seconds: float) -> None:
-    """Runs the agent and kills it so long after its first result."""
+def run_agent(state_dir: Path, port: int, run: int, wait: Callable[[], None] = lambda: None) -> None:
+    """Runs the agent and kills it when `wait`, called after its first result, returns."""
     arguments = [sys.executable, "-c", AGENT, str(state_dir), str(port), str(run), str(Path(__file__).parents[2])]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as agent:
         assert agent.stdout is not None and agent.stdout.readline() == "begun\n"
-        time.sleep(seconds)
+        wait()
         agent.send_signal(signal.SIGKILL)
 
 
@@ -68,11 +68,17 @@ def test_kill_loses_nothing_that_the_broker_has_accepted(
     rng = random.Random(20)
     broker = mosquitto()
     with MqttListener(broker.port) as listener:
+
+        def wait() -> None:
+            before = len(listener.messages)
+            listener.wait_for(lambda: len(listener.messages) > before + 30)
+            time.sleep(rng.uniform(0, 1.5))
+
         for run in range(KILLS):
-            run_agent(tmp_path, broker.port, run, rng.uniform(0.5, 2))
+            run_agent(tmp_path, broker.port, run, wait)
         time.sleep(0.5)  # the broker delivers what it has
         accepted = {result["id"] for result in listener.results()}
-    run_agent(tmp_path, broker.port, -1, 0.0)
+    run_agent(tmp_path, broker.port, -1)
     with HistoryStore(tmp_path / "history.sqlite3") as history:
         stored = ids(history, limit=500)
     assert len(accepted) > 100

@@ -3,6 +3,7 @@
 import json
 import logging
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_queue_that_is_full_is_counted_and_stated_and_does_not_wait(
     with caplog.at_level(logging.WARNING):
         for _ in range(store.MOST_WAITING + 3):
             history.accept(result)
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < 20
     assert history.left_out == 3
     assert history.fault is not None and "come faster" in history.fault and "3 results were left out" in history.fault
     assert len(caplog.records) == 1
@@ -95,7 +96,7 @@ def test_file_of_others_is_not_touched_and_the_history_fills_when_it_is_gone(
     tmp_path: Path, make: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "RETRY_S", 0.05)
-    monkeypatch.setattr(store, "HOLD_S", 0.2)
+    monkeypatch.setattr(store, "HOLD_S", 1.0)
     path = tmp_path / "h"
     db = sqlite3.connect(path)
     db.executescript(make)
@@ -179,7 +180,7 @@ def test_full_disk_keeps_results_in_memory_and_stores_them_later(
 
 
 def test_query_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "ANSWER_S", 0.2)
+    monkeypatch.setattr(store, "ANSWER_S", 0.5)
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
     with filled(tmp_path / "h", [make_result(1)]) as history:
         with pytest.raises(HistoryError, match="took longer than"), history.reading() as db:
@@ -203,7 +204,8 @@ def test_inspection_does_not_wait_while_a_reader_and_a_slow_writer_are_busy(
     with filled(tmp_path / "h", [make_result(1)]) as history, history.reading():
         slow = history._call
 
-        history._jobs.append(lambda db: time.sleep(0.5))
+        disk_answers = threading.Event()
+        history._jobs.append(lambda db: disk_answers.wait(60))
         with history._condition:
             history._condition.notify_all()
         wait_until(lambda: history.fault is not None)
@@ -211,7 +213,8 @@ def test_inspection_does_not_wait_while_a_reader_and_a_slow_writer_are_busy(
         started_s = time.monotonic()
         for seq in range(2, 500):
             history.accept(make_result(seq, verdict=Verdict.OK))
-        assert time.monotonic() - started_s < 0.4
+        assert time.monotonic() - started_s < 20
+        disk_answers.set()
         wait_until(history.is_copied)
         assert slow(lambda db: db.execute("SELECT count(*) FROM results").fetchone()[0]) == 499
 
@@ -221,6 +224,7 @@ def test_stop_writes_what_waits(tmp_path: Path) -> None:
     with HistoryStore(path) as history:
         for seq in range(1000):
             history.accept(make_result(seq))
+        history.stop(time.monotonic() + 60)
     assert rows_in(path) == 1000
     history.accept(make_result(1001))
     assert history.left_out == 1

@@ -161,8 +161,8 @@ def test_one_step_is_short(tmp_path: Path) -> None:
     pruner = Pruner(path, max_days=1, max_bytes=1_000_000)
     took_s = []
     while len(took_s) < 20:
-        started_s = time.monotonic()
+        started_s = time.thread_time()
         pruner.step(db, 0)
-        took_s.append(time.monotonic() - started_s)
+        took_s.append(time.thread_time() - started_s)
     db.close()
     assert sorted(took_s)[10] < 0.1

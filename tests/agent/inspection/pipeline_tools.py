@@ -152,7 +152,7 @@ class FakeLine:
 
     def run(self) -> list[dict[str, Any]]:
         self.pipeline.start()
-        assert self.pipeline.wait(10)
+        assert self.pipeline.wait(60)
         assert isinstance(self.sink, ListSink)
         return self.sink.results
 
@@ -166,7 +166,7 @@ class SlowDisk(ListSink):
         self.five_wait = threading.Event()
 
     def accept_all(self, results: list[tuple[Result, bytes | None]], on_durable: object) -> None:
-        assert self.five_wait.wait(10)
+        assert self.five_wait.wait(60)
         self.batches.append(len(results))
         for result, heatmap in results:
             self.accept(result, heatmap)

@@ -58,7 +58,7 @@ def test_overlay_of_a_camera_frame_takes_a_few_milliseconds() -> None:
     anomaly_map = np.random.default_rng(1).random((24, 24), dtype=np.float32)
     took_ms = []
     for _ in range(15):
-        start = time.perf_counter()
+        start = time.process_time()
         render_heatmap(image, anomaly_map, HeatmapConfig())
-        took_ms.append((time.perf_counter() - start) * 1e3)
-    assert min(took_ms) < 30  # 3 ms on an idle machine; the fastest of many runs, because the machine may be busy
+        took_ms.append((time.process_time() - start) * 1e3)
+    assert min(took_ms) < 30  # 3 ms on an idle machine

@@ -3,10 +3,12 @@
 import itertools
 import threading
 import time
+from functools import partial
 
 import cv2
 import jsonschema
 import numpy as np
+from mqtt_listener import wait_until
 from pipeline_tools import (
     BRIGHT,
     DARK,
@@ -52,7 +54,7 @@ def test_results_waiting_for_a_slow_disk_are_stored_together_in_order() -> None:
 
     line = FakeLine(FakeSource(*[BRIGHT] * 20), predictor=FakePredictor(note), sink=sink)
     line.pipeline.start()
-    assert line.pipeline.wait(10)
+    assert line.pipeline.wait(60)
     assert [result["seq"] for result in sink.results] == list(range(1, 21))
     assert sum(sink.batches) == 20
     assert sum(sink.batches[:2]) >= 5
@@ -86,22 +88,29 @@ def test_max_frames_ends_the_run_with_exactly_so_many_results() -> None:
 
 
 def test_slow_model_gets_the_newest_frame_and_every_drop_is_counted() -> None:
-    brightness = itertools.count(20)
+    taken = 0
+    taken_at_the_end: list[int] = []
 
     def frame_now() -> np.ndarray:
+        nonlocal taken
         time.sleep(0.002)
-        return np.full((16, 16, 3), min(255, next(brightness)), np.uint8)
+        taken += 1
+        return BRIGHT
 
-    slow = FakePredictor(lambda image: time.sleep(0.04))
-    line = FakeLine(FakeSource(*[frame_now] * 10_000, lossless=False), predictor=slow, max_frames=8)
+    def slow(image: np.ndarray) -> None:
+        before = taken
+        wait_until(lambda: taken >= before + 5)
+        taken_at_the_end.append(taken)
+
+    source = FakeSource(*[frame_now] * 10_000, lossless=False)
+    line = FakeLine(source, predictor=FakePredictor(slow), max_frames=8)
     results = line.run()
-    assert line.pipeline.wait_capture(5)
+    assert line.pipeline.wait_capture(60)
     sequence = [result["seq"] for result in results]
     assert sequence == sorted(set(sequence))
     assert sequence[-1] > 30
     assert line.pipeline.dropped >= sequence[-1] - 8
-    latencies_ms = sorted(result["latency_ms"]["capture_to_result"] for result in results)
-    assert latencies_ms[len(latencies_ms) // 2] < 120
+    assert all(later >= end - 1 for end, later in zip(taken_at_the_end, sequence[1:], strict=False))
 
 
 def test_slow_model_drops_no_picture_of_a_file() -> None:
@@ -111,43 +120,44 @@ def test_slow_model_drops_no_picture_of_a_file() -> None:
 
 
 def test_model_and_sink_work_at_the_same_time() -> None:
-    spent_s = []
-    for _ in range(3):  # the fastest of three, because the machine may be busy
-        line = FakeLine(
-            FakeSource(*[BRIGHT] * 20),
-            predictor=FakePredictor(lambda image: time.sleep(0.02)),
-            sink=ListSink(lambda: time.sleep(0.018)),
-        )
-        started_s = time.monotonic()
-        line.run()
-        spent_s.append(time.monotonic() - started_s)
-    assert min(spent_s) < 20 * 0.03  # one after the other would take 0.76 s
+    model_has_second = threading.Event()
+    pictures = itertools.count(1)
+
+    def predict(image: np.ndarray) -> None:
+        if next(pictures) == 2:
+            model_has_second.set()
+
+    def store_first() -> None:
+        assert model_has_second.wait(60)
+
+    line = FakeLine(FakeSource(*[BRIGHT] * 3), predictor=FakePredictor(predict), sink=ListSink(store_first))
+    assert len(line.run()) == 3
 
 
 def test_stop_delivers_every_inspected_picture() -> None:
     sink = ListSink(lambda: time.sleep(0.01))
     line = FakeLine(FakeSource(*[BRIGHT] * 10_000), sink=sink)
     line.pipeline.start()
-    while len(sink.results) < 5:
-        time.sleep(0.005)
+    wait_until(lambda: len(sink.results) >= 5)
     line.pipeline.stop()
-    assert line.pipeline.wait(2)
+    assert line.pipeline.wait(60)
     assert len(sink.results) == line.pipeline.inspected_frames
     assert [result["seq"] for result in sink.results] == list(range(1, len(sink.results) + 1))
 
 
 def test_no_more_pictures_are_inspected_after_a_stop() -> None:
-    in_model = threading.Event()
+    in_model, stopped = threading.Event(), threading.Event()
 
     def slow(image: np.ndarray) -> None:
         in_model.set()
-        time.sleep(0.4)
+        assert stopped.wait(60)
 
     line = FakeLine(FakeSource(*[BRIGHT] * 100), predictor=FakePredictor(slow))
     line.pipeline.start()
-    assert in_model.wait(30)
+    assert in_model.wait(60)
     line.pipeline.stop()
-    assert line.pipeline.wait(0.6)
+    stopped.set()
+    assert line.pipeline.wait(60)
     assert isinstance(line.sink, ListSink)
     assert len(line.sink.results) == line.pipeline.inspected_frames == 1
 
@@ -162,12 +172,12 @@ def test_stop_does_not_wait_for_a_camera_that_hangs() -> None:
 
     line = FakeLine(FakeSource(BRIGHT, hanging, lossless=False))
     line.pipeline.start()
-    assert hangs.wait(30)
+    assert hangs.wait(60)
     line.pipeline.stop()
-    assert line.pipeline.wait(2)
+    assert line.pipeline.wait(20)
     assert not line.pipeline.wait_capture(0.01)
     camera_answers.set()
-    assert line.pipeline.wait_capture(5)
+    assert line.pipeline.wait_capture(60)
 
 
 def test_unreported_pictures_do_not_hide_later_results() -> None:
@@ -177,22 +187,27 @@ def test_unreported_pictures_do_not_hide_later_results() -> None:
     inspector = make_inspector(FakePredictor(fail_on_dark), line.lines[0].status, lossless=False)
     pipeline = line.make_pipeline(inspector)
     pipeline.start()
-    assert pipeline.wait(10)
+    assert pipeline.wait(60)
     assert [result["seq"] for result in sink.results] == [1, 2, 32]
     assert pipeline.failure is None
 
 
 def test_under_overload_every_camera_gets_the_same_number_of_inspections() -> None:
-    def quick() -> np.ndarray:
-        time.sleep(0.0005)
+    taken = [0, 0, 0]
+
+    def take(number: int, pause_s: float) -> np.ndarray:
+        time.sleep(pause_s)
+        taken[number] += 1
         return GREY
 
-    def slow() -> np.ndarray:
-        time.sleep(0.004)
-        return GREY
+    def overloaded(image: np.ndarray) -> None:
+        """Waits until each camera has a newer frame in its queue."""
+        before = tuple(taken)
+        wait_until(lambda: all(now >= then + 2 for now, then in zip(taken, before, strict=True)))
 
-    sources = [FakeSource(*[step] * 100_000, lossless=False) for step in (quick, slow, slow)]
-    line = FakeLine(*sources, predictor=FakePredictor(lambda image: time.sleep(0.005)), max_frames=90)
+    steps = [partial(take, number, pause_s) for number, pause_s in enumerate((0.0005, 0.002, 0.002))]
+    sources = [FakeSource(*[step] * 100_000, lossless=False) for step in steps]
+    line = FakeLine(*sources, predictor=FakePredictor(overloaded), max_frames=90)
     results = line.run()
     counts = [sum(result["camera"] == f"cam{number}" for result in results) for number in range(3)]
     assert min(counts) >= 25, counts

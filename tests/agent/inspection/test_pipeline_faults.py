@@ -35,7 +35,7 @@ def test_results_before_a_failing_one_are_stored(seq: int) -> None:
     sink.five_wait.set()
     pipeline = line.make_pipeline(broken)
     pipeline.start()
-    assert pipeline.wait(10)
+    assert pipeline.wait(60)
     assert [result["seq"] for result in sink.results] == list(range(1, seq))
     assert pipeline.failure is not None and "broken" in pipeline.failure
 
@@ -59,7 +59,7 @@ def test_sink_that_dies_ends_the_run_with_its_reason(error: Exception) -> None:
 
     line = FakeLine(FakeSource(*[BRIGHT] * 1000), sink=ListSink(fail))
     line.run()
-    assert line.pipeline.wait_capture(5)
+    assert line.pipeline.wait_capture(60)
     assert line.pipeline.failure is not None
     assert str(error) in line.pipeline.failure
     assert "publishing" in line.pipeline.failure
@@ -71,7 +71,7 @@ def test_model_thread_that_dies_ends_the_run_with_its_reason() -> None:
 
     line = FakeLine(FakeSource(*[BRIGHT] * 1000), predictor=FakePredictor(fail))
     line.run()
-    assert line.pipeline.wait_capture(5)
+    assert line.pipeline.wait_capture(60)
     assert line.pipeline.failure == "inference stopped: MemoryError: no memory"
 
 
@@ -89,18 +89,19 @@ def test_stuck_model_is_detected() -> None:
     assert "inference has hung" in (line.pipeline.stuck(0.05) or "")
     assert line.pipeline.stuck(1000.0) is None
     hang.set()
-    assert line.pipeline.wait(5)
+    assert line.pipeline.wait(60)
 
 
-def test_missing_camera_is_not_reported_as_a_stuck_model() -> None:
+def test_missing_camera_is_not_reported_as_a_stuck_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.inspection.pipeline.WAIT_S", 0.05)
     line = FakeLine(FakeSource(*[SourceError("gone")] * 100_000, lossless=False))
     line.pipeline.start()
-    deadline_s = time.monotonic() + 1.2
+    deadline_s = time.monotonic() + 1.5
     while time.monotonic() < deadline_s:
-        assert line.pipeline.stuck(0.6) is None
+        assert line.pipeline.stuck(1.0) is None
         time.sleep(0.05)
     line.pipeline.stop()
-    assert line.pipeline.wait(2)
+    assert line.pipeline.wait(60)
     assert isinstance(line.sink, ListSink)
     assert [result["reason"] for result in line.sink.results] == ["camera lost: gone"]
 
@@ -112,7 +113,7 @@ def test_slow_disk_is_not_reported_as_a_stuck_model() -> None:
     wait_until(lambda: line.pipeline.stuck(0.5) is not None)  # the model waits for a free place meanwhile
     assert "publishing" in (line.pipeline.stuck(0.5) or "")
     release.set()
-    assert line.pipeline.wait(10)
+    assert line.pipeline.wait(60)
 
 
 def test_lost_camera_delays_no_other_camera() -> None:
@@ -121,9 +122,8 @@ def test_lost_camera_delays_no_other_camera() -> None:
     line.pipeline.start()
     assert isinstance(line.sink, ListSink)
     sink = line.sink
-    while sum(result["camera"] == "cam1" for result in sink.results) < 20:
-        time.sleep(0.01)
+    wait_until(lambda: sum(result["camera"] == "cam1" for result in sink.results) == 20)
     line.pipeline.stop()
-    assert line.pipeline.wait(10)
+    assert line.pipeline.wait(60)
     assert {result["verdict"] for result in sink.results if result["camera"] == "cam0"} == {"unknown"}
     assert {result["verdict"] for result in sink.results if result["camera"] == "cam1"} == {"ok"}

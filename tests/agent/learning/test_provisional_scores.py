@@ -20,7 +20,7 @@ def show(line: LearnerLine, scores: list[float], *, seed: int | None = None, **c
     """Parts with these scores pass by; with a seed their pictures are the same."""
     for score in scores:
         line.learner.take(*line.part(seed=seed, anomaly_score=score, **changes), MAP)
-        assert line.learner.wait_idle(10)
+        assert line.learner.wait_idle(60)
 
 
 def found(line: LearnerLine, product: str = "nut", bundle: Any = BUNDLE, camera: str = "cam0") -> Provisional | None:
@@ -61,12 +61,12 @@ def test_restart_keeps_the_threshold_and_the_file_is_bounded(tmp_path: Path, mon
     assert before is not None and before.frames == 30
     path = tmp_path / "learning/cam0/nut/scores.json"
     with LearnerLine(tmp_path) as line:
-        assert line.learner.wait_idle(10)
+        assert line.learner.wait_idle(60)
         after = found(line)
         assert after is not None and after.frames == 30 and after.threshold == pytest.approx(before.threshold, abs=0.02)
     path.write_bytes(path.read_bytes()[:-5])
     with LearnerLine(tmp_path) as line:
-        assert line.learner.wait_idle(10)
+        assert line.learner.wait_idle(60)
         assert found(line) is None
         show(line, scores_around(0.2, 10))
         assert found(line) is not None

@@ -32,7 +32,7 @@ def everything(port: int) -> Iterator[list[mqtt.MQTTMessage]]:
     client.on_message = lambda _c, _u, message: messages.append(message)
     client.connect("127.0.0.1", port)
     client.loop_start()
-    assert subscribed.wait(10)
+    assert subscribed.wait(60)
     yield messages
     client.disconnect()
     client.loop_stop()
@@ -84,7 +84,7 @@ def test_a_picture_fits_into_the_largest_packet_with_its_properties(mosquitto: B
             for size in range(19_850, 20_000):
                 accept(publisher, result(size), bytes(size))
             accept(publisher, result(1), PICTURE)
-            assert publisher.flush(30) == 0
+            assert publisher.flush(60) == 0
             wait_until(lambda: any(message.payload == PICTURE for message in messages))
             assert publisher.stats.connections == 1
         sizes = [len(message.payload) for message in messages if message.topic.endswith("/heatmap")]

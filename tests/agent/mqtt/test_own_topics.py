@@ -94,7 +94,7 @@ def test_a_topic_is_removed_once_and_not_again_over_later_connections(tmp_path: 
         accept(publisher, make_result(0), None)
         wait_until(lambda: len(broker.connects) >= 3)
         broker.cut_above = None
-        assert publisher.flush(5) == 0
+        assert publisher.flush(60) == 0
         assert broker.messages.count((f"{BASE}/old/status", b"")) == 1
 
 
@@ -106,6 +106,7 @@ def test_a_status_that_is_published_while_the_earlier_ones_are_removed_stays(tmp
             publisher.clear_all_but({"cam0/status"})
             publisher.set_camera_status("cam0", {"state": "ok"})
             listener.wait_for(lambda: b"" in listener.payloads(f"{BASE}/cam1/status"))
+            listener.wait_for(lambda: len(listener.payloads(f"{BASE}/cam0/status")) >= 2)
             time.sleep(0.3)
         assert listener.payloads(f"{BASE}/cam0/status") == [b"old", b'{"state":"ok"}']
 
@@ -132,7 +133,7 @@ def test_a_broker_that_does_not_allow_to_read_own_topics_is_reported_once_and_ge
         publish_stats(publisher)
         publisher.clear_all_but(())
         accept(publisher, make_result(0), None)
-        assert publisher.flush(5) == 0
+        assert publisher.flush(60) == 0
         wait_until(lambda: len(broker.subscribed) >= 4)
         time.sleep(1.5)
         assert publisher.fault is None
@@ -145,15 +146,18 @@ def test_a_subscription_at_which_the_broker_disconnects_is_not_repeated_for_ever
         def _answer(self, head: int, body: bytes, level: int) -> bytes | None:
             return None if head >> 4 == SUBSCRIBE else super()._answer(head, body, level)
 
+    def stays_connected() -> bool:
+        connections = len(broker.connects)
+        time.sleep(1.0)
+        return publisher.connected and len(broker.connects) == connections
+
     with Cutting() as broker, publishing(broker.url, tmp_path / "spool") as publisher:
         publish_stats(publisher)
         publisher.clear_all_but(())
         accept(publisher, make_result(0), None)
-        assert publisher.flush(10) == 0
-        wait_until(lambda: publisher.connected)
-        connections = len(broker.connects)
-        time.sleep(1.0)
-        assert len(broker.connects) == connections <= 6
+        assert publisher.flush(60) == 0
+        wait_until(stays_connected)
+        assert len(broker.connects) <= 6
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
@@ -180,15 +184,18 @@ def test_two_agents_with_one_device_id_are_reported_and_do_not_reconnect_without
 def test_two_agents_with_one_device_id_and_two_client_ids_are_reported(
     mosquitto: BrokerFactory, tmp_path: Path
 ) -> None:
+    def told() -> bool:
+        for publisher in (one, two):
+            publish_stats(publisher)
+            time.sleep(0.2)
+        return RIVAL in (one.fault or "") and RIVAL in (two.fault or "")
+
     broker = mosquitto()
     with (
         publishing(broker.url, tmp_path / "a") as one,
         publishing(broker.url, tmp_path / "b", client_id="other") as two,
     ):
-        for publisher in (one, two, one, two):
-            publish_stats(publisher)
-            time.sleep(0.2)
-        wait_until(lambda: RIVAL in (one.fault or "") and RIVAL in (two.fault or ""))
+        wait_until(told)
         assert one.stats.connections == two.stats.connections == 1
 
 
@@ -217,7 +224,7 @@ def test_a_restarted_agent_or_broker_is_not_reported_as_a_second_agent(
             broker.start()
             wait_until(lambda: publisher.connected)
             accept(publisher, make_result(0), None)
-            assert publisher.flush(5) == 0
+            assert publisher.flush(60) == 0
             wait_until(lambda: publisher.published.instance.encode() in retained_at(broker.port)[f"{BASE}/stats"])
             broker.save()
         for foreign in (b"", b"{}", b"[]", b"\xff", b'{"instance": 5}', b"[" * 60_000):

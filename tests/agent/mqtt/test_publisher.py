@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
+import pytest
 from jsonschema import Draft202012Validator
 from mqtt_listener import MqttListener, wait_until
 from paho.mqtt.enums import CallbackAPIVersion
@@ -16,7 +17,7 @@ from result_maker import accept
 from result_maker import make_result as result
 
 from zsad_agent.messages import Result, schema_text
-from zsad_agent.mqtt import BrokerState
+from zsad_agent.mqtt import BrokerState, Publisher
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 
@@ -30,7 +31,7 @@ def test_every_result_arrives_once_in_order_and_valid_with_its_heatmap(
         with publishing(broker.url, tmp_path) as publisher:
             for number in range(500):
                 accept(publisher, result(number), b"jpeg %d" % number)
-            assert publisher.flush(20) == 0
+            assert publisher.flush(60) == 0
             assert publisher.fault is None
             stats = publisher.stats
         listener.wait_for(lambda: len(listener.messages) >= 1002)
@@ -56,7 +57,11 @@ def test_device_is_online_while_it_runs_and_offline_after_a_clean_stop(
         late.wait_for(lambda: late.payloads("zsad/line3/available") == [b"offline"])
 
 
-def test_no_result_is_sent_twice_after_an_immediate_stop(mosquitto: BrokerFactory, tmp_path: Path) -> None:
+def test_no_result_is_sent_twice_after_an_immediate_stop(
+    mosquitto: BrokerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zsad_agent.mqtt.session.GOODBYE_S", 60.0)
+    monkeypatch.setattr(Publisher, "stop_s", 60.0)
     broker = mosquitto()
     with MqttListener(broker.port) as listener:
         for run in range(4):
@@ -64,7 +69,7 @@ def test_no_result_is_sent_twice_after_an_immediate_stop(mosquitto: BrokerFactor
                 for number in range(run * 30, run * 30 + 30):
                     accept(publisher, result(number), None)
         with publishing(broker.url, tmp_path) as publisher:
-            assert publisher.flush(10) == 0
+            assert publisher.flush(60) == 0
         listener.wait_for(lambda: len(listener.results()) >= 120)
         assert sorted(seqs(listener.results())) == list(
             range(120)
@@ -112,7 +117,7 @@ def test_another_topic_prefix_is_used_for_everything(mosquitto: BrokerFactory, t
         with publishing(broker.url, tmp_path, topic_prefix="plant/hall2") as publisher:
             publisher.set_camera_status("cam0", {})
             accept(publisher, result(0), b"jpeg")
-            publisher.flush(10)
+            publisher.flush(60)
         listener.wait_for(lambda: len(listener.messages) >= 5)
         assert {topic.rpartition("/")[0] for topic in listener.topics} == {
             "plant/hall2/line3",
@@ -137,7 +142,7 @@ def test_host_without_an_mqtt_broker_is_a_fault(tmp_path: Path) -> None:
     try:
         with publishing(f"mqtt://127.0.0.1:{server.getsockname()[1]}", tmp_path) as publisher:
             accept(publisher, result(0), None)
-            assert publisher.state is BrokerState.UNREACHABLE
+            wait_until(lambda: publisher.state is BrokerState.UNREACHABLE)
             assert publisher.alive
     finally:
         server.shutdown(socket.SHUT_RDWR)

@@ -40,7 +40,7 @@ def test_refused_credentials_are_a_fault_that_does_not_show_the_secret(
         MqttListener(broker.port, credentials=("line3", "the right one")) as listener,
         publishing(broker.url, tmp_path, username="line3", password_file=secret) as publisher,
     ):
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
         listener.wait_for(lambda: seqs(listener.results()) == [0])
 
 

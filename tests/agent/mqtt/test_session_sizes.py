@@ -26,13 +26,14 @@ def test_pictures_above_the_limit_that_the_broker_states_are_left_out_and_logged
         assert publisher.send_picture("cam0/image", b"x" * 20_001)
         accept(publisher, result(4, ballast=30_000), None)  # it must not block later results
         accept(publisher, result(5), None)
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
         wait_until(lambda: seqs(broker.messages) == [0, 1, 2, 3, 5])
         stats = publisher.stats
         assert stats.connections == 1
         assert publisher.live_images_dropped == {"heatmap": 3, "image": 1}
         assert (stats.acknowledged, stats.given_up) == (5, {"refused": 1})
-        assert [len(payload) for topic, payload in broker.asked if topic.endswith(("heatmap", "image"))] == [10_000]
+        live = ("heatmap", "image")
+        wait_until(lambda: [len(each) for topic, each in broker.asked if topic.endswith(live)] == [10_000])
     assert caplog.text.count("are left out") == 1
     assert "result line3-b1-4 is given up: the message is too large for the broker" in caplog.text
 
@@ -48,12 +49,12 @@ def test_pictures_are_left_out_after_an_mqtt_3_broker_disconnected_at_two_of_the
             wait_until(lambda: publisher.connected)
             accept(publisher, result(seq), b"x" * 30_000)
             publisher.flush(5)
-            if publisher.stats.connections == 3:
+            if publisher.stats.connections >= 3:
                 break
         connections = publisher.stats.connections
         for seq in range(1000, 1020):
             accept(publisher, result(seq), b"x" * 30_000 if seq % 2 else b"y" * 10_000)
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
         assert connections == 3
         assert publisher.stats.connections == 3
         assert publisher.stats.given_up == {}
@@ -72,7 +73,7 @@ def test_result_at_which_the_broker_disconnects_is_given_up_and_later_results_ar
     ):
         for seq in range(10):
             accept(publisher, result(seq, ballast=30_000 if seq == 4 else 0), None)
-        assert publisher.flush(20) == 0
+        assert publisher.flush(60) == 0
         assert sorted(set(seqs(broker.messages))) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
         assert (publisher.stats.given_up, publisher.spool_stats.entries) == ({"refused": 1}, 0)
         assert seqs(broker.asked).count(4) in (5, 6)  # once perhaps with others, then alone
@@ -86,7 +87,7 @@ def test_small_results_are_not_given_up_when_the_connection_is_cut_again_and_aga
         wait_until(lambda: publisher.stats.connections > 12)
         assert (publisher.stats.given_up, publisher.spool_stats.entries) == ({}, 1)
         broker.cut_above = None
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_mosquitto_with_a_size_limit_does_not_block_results(
         wait_until(lambda: publisher.connected)
         for seq in range(20):
             accept(publisher, result(seq, ballast=30_000 if seq == 4 else 0), b"x" * 30_000)
-        assert publisher.flush(20) == 0
+        assert publisher.flush(60) == 0
         listener.wait_for(lambda: len(set(seqs(listener.messages))) == 19)
         assert publisher.stats.given_up == {"refused": 1}
 
@@ -117,5 +118,5 @@ def test_pictures_above_the_stated_limit_are_not_a_fault(tmp_path: Path) -> None
         for seq in range(3):
             accept(publisher, result(seq), b"x" * 3000)
         wait_until(lambda: publisher.stats.attached_images_given_up == {"refused": 3})
-        assert publisher.flush(10) == 0
+        assert publisher.flush(60) == 0
         assert publisher.fault is None

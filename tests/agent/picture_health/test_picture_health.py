@@ -413,7 +413,7 @@ def test_health_check_needs_a_small_share_of_the_frame_time(reference: Reference
     health = PictureHealth(HealthConfig(), None)
     spent_s = []
     for index in range(30):
-        started_s = time.perf_counter()
+        started_s = time.process_time()
         health.judge(frames[index % 3], float(index))
-        spent_s.append(time.perf_counter() - started_s)
+        spent_s.append(time.process_time() - started_s)
     assert np.median(spent_s) < 0.005  # a tenth of that on a machine that does nothing else

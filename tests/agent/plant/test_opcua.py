@@ -11,6 +11,7 @@ from asyncua import Client, ua
 from asyncua.crypto.cert_gen import setup_self_signed_certificate
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from mosquitto_broker import free_port
 from result_maker import make_result
 
 from zsad_agent.plant import INPUTS, NO_PART, OUTPUTS, ErrorCode, Handshake, Inputs, OpcUaServer
@@ -25,8 +26,7 @@ class Station:
     """The server, its machine, and its camera."""
 
     def __init__(self, folder: Path, *, certificates: bool) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.asked: list[str] = []
         self.machine = Handshake(self.asked.append, session=0xBEEF, result_timeout_s=600, ack_timeout_s=600)
         self.server = OpcUaServer(

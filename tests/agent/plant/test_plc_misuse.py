@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 import pytest
 from modbus_plc import ACK, MISSED, PART_COUNTER, RESET, TRIGGER, ModbusPlc
+from mqtt_listener import wait_until
 from plc_misuse import Nonsense, trigger_at_any_time
 from result_maker import make_result
 
@@ -35,16 +36,10 @@ def answering_agent() -> Iterator[tuple[ModbusPlc, list[str], Handshake]]:
     worker = threading.Thread(target=camera)
     worker.start()
     with server:
-        deadline_s = time.monotonic() + 60
-        while not server.port:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.01)
+        wait_until(lambda: server.port)
         with ModbusPlc(server.port) as plc:
             plc.connect()
-            while not machine.outputs.trigger_ready:
-                assert time.monotonic() < deadline_s
-                machine.tick(available=True, program=1)
-                time.sleep(0.01)
+            wait_until(lambda: machine.tick(available=True, program=1) or machine.outputs.trigger_ready)
             yield plc, seen, machine
     asked.put(None)
     worker.join()
@@ -62,7 +57,7 @@ def test_nonsense_elsewhere_disturbs_no_cycle() -> None:
     with answering_agent() as (plc, _, _), Nonsense(plc.port, 1, inputs=False) as nonsense:
         assert [plc.inspect(part) for part in range(1, 21)] == ["ng", "ok"] * 10
         assert (plc.number(PART_COUNTER), plc.number(MISSED)) == (20, 0)
-        assert nonsense.sent > 20
+        wait_until(lambda: nonsense.sent > 20)
 
 
 def test_after_nonsense_in_its_own_signals_the_next_cycle_works() -> None:

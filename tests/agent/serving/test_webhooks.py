@@ -105,12 +105,16 @@ def test_queue_is_bounded_and_losses_are_counted(monkeypatch: pytest.MonkeyPatch
         began_s = time.monotonic()
         for seq in range(30):
             webhooks.accept(make_result(seq), None)
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < 20
         wait_until(lambda: "10 results wait, 20 are lost" in (webhooks.fault or ""))
         assert "Connection refused" in (webhooks.fault or "")
 
 
-def test_server_that_never_answers_delays_neither_the_others_nor_the_stop(receiver: Receiver) -> None:
+def test_server_that_never_answers_delays_neither_the_others_nor_the_stop(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("SOCKET_S", "ANSWER_S"):
+        monkeypatch.setattr(f"zsad_agent.serving.webhooks.{limit}", 60.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         with Webhooks([hook(url), hook(receiver.url)]) as webhooks:
@@ -118,7 +122,7 @@ def test_server_that_never_answers_delays_neither_the_others_nor_the_stop(receiv
             wait_until(lambda: len(receiver.got) == 1)
             began_s = time.monotonic()
             webhooks.stop(began_s + 0.2)
-            assert time.monotonic() - began_s < 1
+            assert time.monotonic() - began_s < 20
 
 
 def test_answer_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +143,8 @@ def test_answer_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPa
         threading.Thread(target=drip, args=(server,), daemon=True).start()
         with Webhooks([hook(f"http://127.0.0.1:{server.getsockname()[1]}/")]) as webhooks:
             webhooks.accept(make_result(1), None)
-            wait_until(lambda: webhooks.fault is not None, 5)
-            assert ended.wait(5)
+            wait_until(lambda: webhooks.fault is not None)
+            assert ended.wait(60)
 
 
 def test_dead_thread_is_seen(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from mjpeg_server import MjpegServer
 
 from zsad_agent.sources import GrabberSource, StreamSource
 
-PATIENT_S = 20.0  # long enough for a busy machine
+PATIENT_S = 60.0  # long enough for a busy machine
 
 
 def stream(server: MjpegServer, stale_after_s: float = PATIENT_S) -> GrabberSource:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from agent_process import AgentProcess
+from agent_process import STOP_S, AgentProcess
 from camera_process_tools import PATIENT_S, children
 from mjpeg_server import MjpegServer
 from mqtt_listener import wait_until
@@ -99,9 +99,9 @@ def test_slow_reader_gets_the_newest_frame_and_the_time_it_came(scripted: Script
 
 
 def test_frame_that_is_too_old_is_not_returned(scripted: Scripted) -> None:
-    with scripted("every:0.2 2 wait:60", stale_after_s=0.5) as source:
+    with scripted("every:0.2 2 wait:60", stale_after_s=1.5) as source:
         source.read()
-        time.sleep(2.0)
+        time.sleep(2.5)
         with pytest.raises(SourceError, match="no frame for"):
             source.read()
 
@@ -167,7 +167,7 @@ def test_hang_in_read_is_killed_and_the_next_opening_works(scripted: Scripted, s
         with pytest.raises(SourceError, match=r"scripted camera: no frame for 1 s$"):
             source.read()
         assert children() == []  # the device is closed before the error is raised
-        assert time.monotonic() - started_s < 5
+        assert time.monotonic() - started_s < 30
     with source:
         source.read()
 
@@ -177,7 +177,7 @@ def test_camera_that_hangs_is_reported_as_lost_and_back(scripted: Scripted) -> N
     states: list[str] = []
     stop = threading.Event()
     capture = Capture(
-        source=scripted("1 hang", "every:0.01 100000", stale_after_s=1.0),
+        source=scripted("1 hang", "every:0.01 100000", stale_after_s=2.0),
         config=SourceConfig(trigger="mqtt", reopen_max_s=0.01, health=UNCHECKED),
         slot=slot,
         status=CameraStatus("cam0", lambda camera, status: states.append(status["state"])),
@@ -187,10 +187,10 @@ def test_camera_that_hangs_is_reported_as_lost_and_back(scripted: Scripted) -> N
     thread = threading.Thread(target=capture.run, daemon=True)
     thread.start()
     try:
-        wait_until(lambda: states == ["ok"], PATIENT_S)
+        wait_until(lambda: states[:1] == ["ok"], PATIENT_S)
         capture.trigger("waited")
-        lost, waited = slot.get(PATIENT_S), slot.get(1.0)
-        assert isinstance(lost, Fault) and lost.reason == "camera lost: scripted camera: no frame for 1 s"
+        lost, waited = slot.get(PATIENT_S), slot.get(PATIENT_S)
+        assert isinstance(lost, Fault) and lost.reason == "camera lost: scripted camera: no frame for 2 s"
         assert isinstance(waited, Fault) and (waited.trigger_id, waited.reason) == ("waited", lost.reason)
         wait_until(lambda: states == ["ok", "degraded", "ok"], PATIENT_S)
         capture.trigger("again")
@@ -248,7 +248,7 @@ def test_process_held_by_a_driver_is_reported_and_no_second_one_is_started(
             pass
     assert children() == [held]
     held.kill()
-    held.wait(10)
+    held.wait(60)
     with source:
         source.read()
         assert held not in children()
@@ -256,17 +256,18 @@ def test_process_held_by_a_driver_is_reported_and_no_second_one_is_started(
 
 
 @pytest.mark.parametrize("script", ["every:0.01 100000", "1 hang", "1 wait:60"])
-def test_closing_takes_less_than_a_second(scripted: Scripted, script: str) -> None:
+def test_closing_does_not_wait_for_the_camera(scripted: Scripted, script: str) -> None:
     with scripted(script) as source:
         source.read()
         started_s = time.monotonic()
-    assert time.monotonic() - started_s < 1.0
+    assert time.monotonic() - started_s < STOP_S
     assert children() == []
 
 
 def test_camera_that_gives_frames_is_closed_normally(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[object] = []
     monkeypatch.setattr(subprocess.Popen, "kill", killed.append)
+    monkeypatch.setattr(camera_process, "LEAVE_S", PATIENT_S)
     source = scripted("every:0.01 100000")
     with source:
         source.read()
@@ -295,7 +296,7 @@ def test_many_openings_leave_no_process_and_no_file_open(scripted: Scripted, rou
                 source.read()
         assert children() == []
         assert this.num_fds() == files
-    assert this.num_threads() == threads
+    wait_until(lambda: this.num_threads() == threads)
 
 
 def test_hanging_camera_process_ends_when_the_agent_is_killed(tmp_path: Path) -> None:
@@ -314,17 +315,19 @@ with GrabberSource(ScriptedCamera("1 hang", log=Path({str(tmp_path / "log")!r}))
         pid = int(agent.stdout.readline())
         assert not ended_within(pid, 0.2)
         agent.kill()
-        assert ended_within(pid, 2.0)
+        assert ended_within(pid, PATIENT_S)
 
 
 def test_camera_cannot_fill_the_memory_of_the_machine(scripted: Scripted) -> None:
-    with scripted("1 wait:1 fill", "1 wait:60") as source:
+    source = scripted("1 wait:60", "1 fill", "1 wait:60")
+    with source:
         source.read()
         (child,) = children()
         assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
         assert child.rlimit(resource.RLIMIT_AS)[0] < 4 * 2**30
-        with pytest.raises(SourceError, match="scripted camera: its pictures need more than 2048 MB"):
-            source.read()
+    with pytest.raises(SourceError, match="scripted camera: its pictures need more than 2048 MB"), source:
+        source.read()
+        source.read()
     assert Path("/proc/self/oom_score_adj").read_text() != "1000\n"
     with source:
         source.read()
@@ -345,14 +348,14 @@ def test_no_camera_process_is_left_after_any_end_of_the_agent(
     tiny_bundle: Path, tmp_path: Path, how: signal.Signals, stalled: bool
 ) -> None:
     with MjpegServer() as server:
-        arguments = ("--source", server.url, "--broker", "mqtt://127.0.0.1:1")
-        with AgentProcess(tmp_path, tiny_bundle, *arguments) as agent:
+        settings = f"mqtt:\n  broker: mqtt://127.0.0.1:1\nsource:\n  source: {server.url}\n  stale_after_s: 60\n"
+        with AgentProcess(tmp_path, tiny_bundle, settings=settings) as agent:
             agent.wait_for_output("inspecting stream")
             child = camera_process_of_the_agent()
             server.stalled = stalled
             time.sleep(0.3)
             code, spent_s = agent.terminate(how)
-            assert ended_within(child.pid, 2.0)
+            assert ended_within(child.pid, PATIENT_S)
     assert code == (-signal.SIGKILL if how == signal.SIGKILL else 0), agent.output
-    assert spent_s < 2.0
+    assert spent_s < STOP_S
     assert "Traceback" not in agent.output and "lost" not in agent.output

@@ -87,7 +87,8 @@ def test_error_of_a_stream_that_cannot_be_opened_has_the_reason(
     refusing_port: int, scheme: str, place: str, reason: str
 ) -> None:
     url = f"{scheme}://user:{SECRET}@{place.format(port=refusing_port)}"
-    source = GrabberSource(StreamSource(url, timeout_s=2.0), stale_after_s=2.0)
+    limit_s = 2.0 if "gave no video" in reason else PATIENT_S
+    source = GrabberSource(StreamSource(url, timeout_s=limit_s), stale_after_s=limit_s)
     with pytest.raises(SourceError, match=f"cannot be opened: {reason}") as caught, source:
         pass
     assert SECRET not in str(caught.value)
@@ -120,11 +121,11 @@ def read_until(source: GrabberSource, done: Callable[[np.ndarray], bool]) -> np.
 
 def test_stream_that_stalls_is_lost_in_time_and_back_when_it_flows_again() -> None:
     with MjpegServer() as server:
-        source = stream(server, stale_after_s=1.5)
+        source = stream(server, stale_after_s=3.0)
         with source:
             source.read()
             server.stalled = True
-            with pytest.raises(SourceError, match=r"no frame for 1\.5 s|no more frames"):
+            with pytest.raises(SourceError, match=r"no frame for 3 s|no more frames"):
                 for _ in range(1000):
                     source.read()
         with pytest.raises(SourceError, match=r"cannot be opened|not open"), source:
@@ -159,15 +160,16 @@ def test_damaged_pictures_of_a_stream_are_reported_and_later_ones_are_read() -> 
             source.read()
             server.garbage_frames(5)
             server.grey = 200
-            with pytest.raises(ImageError, match="not an image that OpenCV can decode"):
-                read_until(source, lambda frame: frame.mean() > 150)
-            for _ in range(5):
-                with contextlib.suppress(ImageError):
-                    read_until(source, lambda frame: frame.mean() > 150)
-                    break
-            else:
-                raise AssertionError("more than 5 pictures were damaged")
-            assert server.clients == 1
+            damaged, picture = [], None
+            while picture is None or picture.image.mean() < 150:
+                try:
+                    picture = source.read()
+                except ImageError as error:
+                    damaged.append(str(error))
+                    continue
+                damaged += [picture.damage] * picture.damaged  # a newer picture replaced them
+            assert 1 <= len(damaged) <= 5 and server.clients == 1
+            assert all("not an image that OpenCV can decode" in text for text in damaged)
 
 
 def test_stream_without_any_valid_picture_is_lost() -> None:

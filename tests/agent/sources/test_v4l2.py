@@ -46,7 +46,7 @@ def read_all(folder: Path, *arguments: str, **driver_env: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=180,
     ).stdout.splitlines()
 
 
@@ -103,7 +103,7 @@ def open_with(folder: Path, pixel_format: str, *, has_controls: bool = True) -> 
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=180,
     ).stdout
     return told.replace(str(device), "DEVICE"), log.read_text().splitlines()
 

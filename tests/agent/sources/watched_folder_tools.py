@@ -7,8 +7,10 @@ import numpy as np
 
 
 def write_picture(path: Path, level: int) -> Path:
-    assert cv2.imwrite(str(path), np.full((9, 12, 3), level, np.uint8))
-    return path
+    """The file appears complete."""
+    partial = path.with_name(f".{path.name}")
+    assert cv2.imwrite(str(partial), np.full((9, 12, 3), level, np.uint8))
+    return partial.rename(path)
 
 
 def level(image: np.ndarray | None) -> int | None:

@@ -62,12 +62,12 @@ def test_slow_on_durable_does_not_block_other_threads(outbox: Outbox) -> None:
 
     def wait() -> None:
         told.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     result = Accepted("cam0", b"a", on_durable=wait)
     teller = threading.Thread(target=outbox.add_all, args=([result],))
     teller.start()
-    assert told.wait(5)
+    assert told.wait(60)
     assert take(outbox) == ["a"]
     go_on.set()
-    teller.join(5)
+    teller.join(60)

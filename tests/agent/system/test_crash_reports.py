@@ -26,7 +26,7 @@ print(reports.last_crash)
 def run(state: Path, body: str = "", code: int = 0) -> tuple[str, str]:
     """stdout (how the last run ended) and stderr."""
     command = [sys.executable, "-c", HEAD + body, str(state)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == code, done.stderr
     return done.stdout.strip(), done.stderr
 
@@ -98,12 +98,14 @@ def test_crash_in_native_code_leaves_the_stacks_of_all_threads(
     tmp_path: Path, body: str, number: int, words: str
 ) -> None:
     script = f"""
+ready = threading.Event()
 def waits():
-    time.sleep(60)
+    ready.set()
+    time.sleep(600)
 def falls():
     {body}
 threading.Thread(target=waits, daemon=True).start()
-time.sleep(0.1)
+ready.wait()
 falls()
 """
     run(tmp_path, script, code=-number)

@@ -27,7 +27,7 @@ except ValueError:
 def stderr_of(level: str, log_format: str, **environment: str) -> str:
     variables = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"} | environment
     command = [sys.executable, "-c", SCRIPT, level, log_format]
-    done = subprocess.run(command, capture_output=True, env=variables, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, env=variables, timeout=180, check=True)
     return done.stderr.decode()
 
 

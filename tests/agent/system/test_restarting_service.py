@@ -1,8 +1,9 @@
 import logging
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 
 import pytest
+from mqtt_listener import wait_until
 
 from zsad_agent.system import RestartingService, service
 
@@ -15,20 +16,17 @@ class Flaky(RestartingService):
         """None: an attempt that succeeds."""
         super().__init__("test-flaky", place="port 1")
         self._attempts: Iterator[Exception | None] = iter(attempts)
+        self.go_on = threading.Semaphore(1)  # one more attempt for each release
 
     def _work(self) -> None:
+        while not self.go_on.acquire(timeout=0.01):
+            if self._stop.is_set():
+                return
         error = next(self._attempts)
         if error is not None:
             raise error
         self._works()
         self._stop.wait(60)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.005)
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +38,11 @@ def test_a_failure_is_the_fault_until_it_works_again(caplog: pytest.LogCaptureFi
     caplog.set_level(logging.INFO)
     refused = PermissionError(13, "Permission denied")
     with Flaky(refused, refused, RuntimeError("broken"), None) as flaky:
-        wait_for(lambda: flaky.fault == "flaky: port 1: Permission denied. It is tried again")
-        wait_for(lambda: flaky.fault == "flaky: port 1: broken. It is tried again")
-        wait_for(lambda: flaky.fault is None)
+        wait_until(lambda: flaky.fault == "flaky: port 1: Permission denied. It is tried again")
+        flaky.go_on.release(2)
+        wait_until(lambda: flaky.fault == "flaky: port 1: broken. It is tried again")
+        flaky.go_on.release()
+        wait_until(lambda: flaky.fault is None)
         assert flaky.alive
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR", "WARNING"]
 

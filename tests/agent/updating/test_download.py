@@ -44,7 +44,7 @@ def target(tmp_path: Path) -> Path:
 
 def make(url: str, target: Path, authority: Authority | None, **changes: object) -> Download:
     config = UpdateConfig(
-        ca_file=None if authority is None else authority.cert, timeout_s=changes.pop("timeout_s", 20.0)
+        ca_file=None if authority is None else authority.cert, timeout_s=changes.pop("timeout_s", 60.0)
     )
     return Download(url, target, **{"size": len(CONTENT), "sha256": SHA256, "config": config} | changes)
 
@@ -132,7 +132,7 @@ def test_slow_store_is_left_after_the_time_limit(
     started_s = time.monotonic()
     with pytest.raises(DownloadError, match=r"not fetched within 0\.4 s"):
         make(f"{store.url}/{how}/new.zip", target, authority, timeout_s=0.4).run()
-    assert time.monotonic() - started_s < 10
+    assert time.monotonic() - started_s < 25  # it would drip for 30 s
 
 
 def test_download_that_is_stopped_ends_and_keeps_its_part(
@@ -152,7 +152,7 @@ def test_download_that_is_stopped_ends_and_keeps_its_part(
     part = target.with_name("new.zip.part")
     wait_until(lambda: part.exists() and part.stat().st_size > 0)
     fetched.cancel()
-    thread.join(10)
+    thread.join(60)
     assert "was stopped" in said[0] and 0 < part.stat().st_size < len(CONTENT)
 
 

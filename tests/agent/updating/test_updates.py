@@ -192,13 +192,13 @@ def test_restart_during_the_download_continues_it(device: Device) -> None:
 
 
 def test_progress_is_stated_in_tenths(device: Device) -> None:
-    (device.store.folder / "big.zip").write_bytes(content := bytes(range(256)) * 200)
+    (device.store.folder / "big.zip").write_bytes(content := bytes(range(256)) * 800)
     device.begin(
         "one", url=f"{device.store.url}/slow/big.zip", bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
     )
     seen: set[str | None] = set()
     wait_until(lambda: seen.add(device.state["text"]) or len(seen) > 3)
-    assert seen - {None} <= {f"{10 * tenth} % of 51200 bytes" for tenth in range(11)}
+    assert seen - {None} <= {f"{10 * tenth} % of 204800 bytes" for tenth in range(11)}
     device.updates.stop(0.0)
 
 

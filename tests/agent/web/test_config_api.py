@@ -218,7 +218,7 @@ def test_product_of_a_single_camera_is_that_of_the_bundle_and_a_command_wins_ove
 def test_check_that_takes_too_long_is_given_up(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zsad_agent.web.config_api.CHECK_S", 0.2)
     let_go = threading.Event()
-    monkeypatch.setattr("zsad_agent.web.config_api._faults_in_trial", lambda parts, text: let_go.wait(30) and [])
+    monkeypatch.setattr("zsad_agent.web.config_api._faults_in_trial", lambda parts, text: let_go.wait(60) and [])
     before = page.text
     for _ in range(3):
         assert "takes longer than 0.2 s" in page.patch(fps=1).error

@@ -1,5 +1,6 @@
 """Connections to the page over real sockets: slow clients, TLS, and the address that it listens at."""
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -10,15 +11,23 @@ from pathlib import Path
 
 import pytest
 from certificate_maker import Authority
+from mosquitto_broker import free_port
 from mqtt_listener import wait_until
 from page_server import PASSWORD, Client, connect, make_server
 
 from zsad_agent.daemon import web
-from zsad_agent.daemon.web import WebServer
 from zsad_agent.serving import Receive, Scope, Send
 
 HEAD = b"GET /api/v1/session HTTP/1.1\r\nHost: localhost\r\n"
 pytestmark = pytest.mark.usefixtures("cheap_hash")
+
+
+def answers(port: int) -> bool:
+    """On a slow machine its connection may be the one that has waited longest, and is closed."""
+    try:
+        return Client(port).ask("GET", "/session").status == 200
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(
@@ -26,9 +35,13 @@ pytestmark = pytest.mark.usefixtures("cheap_hash")
     [b"", b"G", HEAD, b"POST /api/v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n{"],
     ids=["nothing", "a byte", "a head", "a body"],
 )
-def test_slow_clients_do_not_keep_others_out(said: bytes, server: WebServer, port: int) -> None:
+def test_slow_clients_do_not_keep_others_out(said: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """300 clients say this and nothing more, and connect again when they are closed."""
+    monkeypatch.setattr(web, "LIMITS", web.Limits(connections=256, head_s=60.0, body_s=60.0))
     over, slow = threading.Event(), []
+    server = make_server(tmp_path)
+    server.start()
+    port = server.port or 0
 
     def drip() -> None:
         while not over.wait(0.02):
@@ -55,11 +68,12 @@ def test_slow_clients_do_not_keep_others_out(said: bytes, server: WebServer, por
         wait_until(lambda: len(slow) > 250)
         for _ in range(10):
             started_s = time.monotonic()
-            assert Client(port).ask("GET", "/session").status == 200
-            assert time.monotonic() - started_s < 5
+            wait_until(lambda: answers(port))
+            assert time.monotonic() - started_s < 20  # a slow client may stay for 60 s
     finally:
         over.set()
         attack.join()
+        server.stop(time.monotonic() + 60)
         for connection in slow:
             connection.close()
 
@@ -75,7 +89,7 @@ def test_slow_request_is_ended_although_a_byte_comes_now_and_then(
         connection.sendall(said)
         started_s = time.monotonic()
         with pytest.raises(OSError):
-            while time.monotonic() - started_s < 20:
+            while time.monotonic() - started_s < 60:
                 connection.sendall(b" ")
                 time.sleep(0.05)
 
@@ -95,19 +109,23 @@ def test_tls_handshake_that_does_not_come_is_ended(tmp_path: Path, monkeypatch: 
 def test_client_that_reads_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "LIMITS", web.Limits(connections=9, head_s=5, body_s=5, stalled_s=0.5))
 
+    ended = threading.Event()
+
     async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        async def note_end() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            ended.set()
+
+        noted = asyncio.create_task(note_end())
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not ended.is_set():
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        await noted
 
-    ended = threading.Event()
     with make_server(tmp_path, wrap=lambda app: endless) as server, connect(server) as connection:
         connection.sendall(HEAD + b"\r\n")
-        time.sleep(3)
-        with contextlib.suppress(ConnectionResetError):
-            while connection.recv(1_000_000):
-                pass
-        ended.set()  # else `recv` above would not have come to an end
+        assert ended.wait(60)
 
 
 def test_tls_with_a_generated_certificate_that_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +133,7 @@ def test_tls_with_a_generated_certificate_that_stays(tmp_path: Path, caplog: pyt
     for _ in range(2):
         with make_server(tmp_path, {"generate_certificate": True}) as server, connect(server):
             context = ssl.create_default_context()
-            wait_until(lambda: (tmp_path / "web-certificate.pem").exists(), 20)
+            wait_until(lambda: (tmp_path / "web-certificate.pem").exists())
             context.load_verify_locations(tmp_path / "web-certificate.pem")
             client = Client(server.port or 0, context=context).open()
             assert client.ask("PUT", "/passwords", {"role": "admin", "password": PASSWORD}).status in (204, 401)
@@ -141,16 +159,14 @@ def listens_everywhere(port: int) -> bool:
 
 
 def test_server_stays_on_the_loopback_until_a_password_is_set(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with make_server(tmp_path, {"listen": f"0.0.0.0:{port}"}) as server:
         assert not listens_everywhere(port) and server.port == port
         assert server.fault is not None and "no password is set" in server.fault
         assert f"http://127.0.0.1:{port}" in server.fault and f"ssh -L {port}:127.0.0.1:{port}" in server.fault
         body = {"role": "admin", "password": PASSWORD}
         assert Client(port).open().ask("PUT", "/passwords", body).status == 204
-        wait_until(lambda: listens_everywhere(port), 20)
+        wait_until(lambda: listens_everywhere(port))
         assert server.fault is None
         assert Client(port).log_in().status == 200
     with make_server(tmp_path, {"listen": f"0.0.0.0:{port}"}):

@@ -49,7 +49,7 @@ def test_every_command_of_the_document_works(tiny_bundle: Path, tmp_path: Path) 
         wait_until(lambda: settled(admin))
         (tmp_path / "login.json").write_text(json.dumps({"role": "operator", "password": PASSWORD}))
         ran = subprocess.run(
-            ["bash", "-c", script(port)], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            ["bash", "-c", script(port)], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
         )
         assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr
         assert "Traceback" not in agent.output

@@ -34,7 +34,7 @@ class Wiring:
 
     def start(self, verdict: str) -> None:
         """Once it is not refused any more."""
-        wait_until(lambda: self.client.ask("POST", DRY_TEST, {"verdict": verdict}).status == 200, 30)
+        wait_until(lambda: self.client.ask("POST", DRY_TEST, {"verdict": verdict}).status == 200)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def wiring(tmp_path: Path) -> Iterator[Wiring]:
     plant = PlantStations(stations[:1], unused, programs=(), result_timeout_s=1, ack_timeout_s=60)
     modbus = ModbusServer(list(plant.machines.values()), "127.0.0.1", 0, word_order="high_first")
     with plant, modbus:
-        wait_until(lambda: modbus.port and modbus.fault is None, 30)
+        wait_until(lambda: modbus.port and modbus.fault is None)
         snapshot = SimpleNamespace(service_faults={})
         server = make_server(tmp_path, settings=SETTINGS, plc=plant, stations=stations, snapshot=lambda: snapshot)
         with server, ModbusPlc(modbus.port) as plc:
@@ -95,7 +95,7 @@ def test_a_dry_test_is_seen_by_the_plc_and_no_part_passes(wiring: Wiring) -> Non
     audit = [line["after"] for line in client.ask("GET", "/audit").json if line["what"] == "cam0 PLC dry test"]
     assert audit == ["ended", "unknown", "anomalous", "ok"]
     plc.set(TRIGGER, True)
-    wait_until(lambda: wiring.asked, 30)
+    wait_until(lambda: wiring.asked)
 
 
 def test_what_cannot_be_tested_is_refused(wiring: Wiring, tmp_path: Path) -> None:

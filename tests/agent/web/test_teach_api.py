@@ -48,13 +48,13 @@ class Page:
     def post(self, **value: Any) -> Any:
         answer = self.client.ask("POST", "/cameras/cam0/teach", value)
         assert answer.status == 200, answer.body
-        assert self.line.learner.wait_idle(10)
+        assert self.line.learner.wait_idle(60)
         return answer.json
 
     def give(self, seed: int, kind: str = "good") -> str:
         answer = self.client.ask("POST", f"{PICTURES}?kind={kind}&name=p{seed}.png", png(seed))
         assert answer.status == 201, answer.body
-        assert self.line.learner.wait_idle(10)
+        assert self.line.learner.wait_idle(60)
         return str(answer.json["id"])
 
     @property
@@ -109,7 +109,7 @@ def test_a_product_is_taught_from_the_start_to_the_roll_back(page: Page) -> None
     assert listed[0]["reason"] == "may be defective" and listed[1]["score"] == 0.1
 
     assert page.client.ask("DELETE", f"{PICTURES}/{listed[0]['id']}").status == 204
-    assert page.line.learner.wait_idle(10) and len(page.pictures) == 5
+    assert page.line.learner.wait_idle(60) and len(page.pictures) == 5
     committed = page.post(action="commit")
     assert (committed["phase"], committed["next"]) == ("idle", ["start"])
     refused = page.client.ask("POST", "/cameras/cam0/teach", {"action": "roll_back"})
@@ -270,4 +270,4 @@ def test_answers_are_quick_while_a_teach_in_computes(page: Page) -> None:
     assert page.client.ask("DELETE", f"{PICTURES}/{given}").status == 204
     assert page.client.ask("GET", "/cameras/cam0/teach").json["next"] == ["cancel"]
     cancelled = page.client.ask("POST", "/cameras/cam0/teach", {"action": "cancel"}).json
-    assert cancelled["phase"] == "idle" and page.line.learner.wait_idle(10)
+    assert cancelled["phase"] == "idle" and page.line.learner.wait_idle(60)

@@ -55,7 +55,7 @@ class Line:
     def goes_on(self) -> None:
         """Waits for ten more results."""
         before = len(self.seen)
-        wait_until(lambda: len(self.seen) >= before + 10, 60)
+        wait_until(lambda: len(self.seen) >= before + 10)
 
     def events(self) -> socket.socket:
         """The stream of an open page."""
@@ -84,7 +84,7 @@ def test_server_that_crashes_twice_costs_no_result_and_comes_back(line: Line, mo
         raise SystemExit("the end")
 
     for number in range(2):
-        wait_until(line.answers, 60)
+        wait_until(line.answers)
         with line.events() as stream:
             with monkeypatch.context() as patched:
                 patched.setattr(LimitedProtocol, "data_received", crash)
@@ -93,7 +93,7 @@ def test_server_that_crashes_twice_costs_no_result_and_comes_back(line: Line, mo
                     pass
                 line.goes_on()
             assert len(crashes) > number
-    wait_until(line.answers, 60)
+    wait_until(line.answers)
     line.events().close()
     page = next(light for light in line.client.ask("GET", "/health").json["lights"] if light["name"] == "page")
     assert page["state"] == "ok"

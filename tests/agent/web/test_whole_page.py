@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from agent_process import AgentProcess, write_line_video
+from agent_process import STOP_S, AgentProcess, write_line_video
 from mosquitto_broker import MosquittoBroker, free_port
 from mqtt_listener import MqttListener, wait_until
 from page_server import PASSWORD, Client
@@ -76,7 +76,7 @@ def test_page_that_is_off_opens_no_port_and_imports_nothing(listen: str, tiny_bu
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
     assert "imported [] 0" in ran.stdout, ran.stdout + ran.stderr
@@ -93,7 +93,8 @@ def test_session_outlives_a_reload_and_open_connections_do_not_delay_the_end(tin
         client.open().ask("PUT", "/passwords", {"role": "admin", "password": PASSWORD})
         assert client.log_in().status == 200
         assert client.ask("GET", "/readyz", raw=True).json["reasons"][0].startswith("broker: ")
-        assert b'zsad_results_total{camera="cam0",verdict="ok"}' in client.ask("GET", "/metrics", raw=True).body
+        counter = b'zsad_results_total{camera="cam0",verdict="ok"}'
+        wait_until(lambda: counter in client.ask("GET", "/metrics", raw=True).body)
         wait_until(lambda: {"history.sqlite3", "evidence"} <= {path.name for path in (tmp_path / "state").iterdir()})
         agent.signal(signal.SIGHUP)
         agent.wait_for_output("restarting with the new config")
@@ -105,7 +106,7 @@ def test_session_outlives_a_reload_and_open_connections_do_not_delay_the_end(tin
         kept.getresponse().read()
         code, spent_s = agent.terminate()
         idle.close()
-    assert code == 0 and spent_s < 2.5 and "Traceback" not in agent.output, agent.output
+    assert code == 0 and spent_s < STOP_S and "Traceback" not in agent.output, agent.output
     assert PASSWORD not in agent.output
 
 
@@ -117,7 +118,7 @@ def test_inspection_goes_on_while_the_port_is_taken(tiny_bundle: Path, tmp_path:
             agent.wait_for_output(f"page: cannot listen on 127.0.0.1:{port}: Address already in use. It is tried again")
             agent.wait_for_output(" #5 ")
             other.close()
-            wait_until(lambda: ready(Client(port)), 40)
+            wait_until(lambda: ready(Client(port)))
             before = len(agent.printed)
             wait_until(lambda: len(agent.printed) > before + 3)
 

@@ -47,7 +47,7 @@ def test_every_command_of_the_document_works(
             environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
             ran = subprocess.run(
                 ["bash", "-euc", replaced(script)],
-                cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
+                cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False,
             )  # fmt: skip
             assert ran.returncode == 0, ran.stdout + ran.stderr
             return ran.stdout

@@ -28,8 +28,8 @@ def test_rollout_in_waves_then_a_bad_bundle_stops_after_the_first_device(plant: 
     old, new = sha256_of(plant.old), plant.offer("new", version="0.0.2")
     shy = plant.offer("shy", make_tiny_bundle(plant.folder / "shy", nan_on_black=True), version="0.0.3")
     with (
-        plant.agent("line1", tags="hall-a") as one,
-        plant.agent("line2", tags="hall-a") as two,
+        plant.agent("line1", tags="hall-a", fps=8) as one,
+        plant.agent("line2", tags="hall-a", fps=8) as two,
         Watcher(plant.broker.port) as watcher,
     ):
         watcher.wait_ready("line1", "line2")

@@ -38,12 +38,12 @@ def archive(copy, tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
     tracemalloc.start()
-    started_s = time.monotonic()
+    started_s = time.process_time()
     yield
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < MAX_BYTES
-    assert time.monotonic() - started_s < MAX_SECONDS
+    assert time.process_time() - started_s < MAX_SECONDS
 
 
 def add(archive: Path, member: zipfile.ZipInfo | str, content: bytes = b"x") -> None:

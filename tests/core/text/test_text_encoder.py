@@ -1,7 +1,7 @@
 import importlib.util
 import json
 import os
-import time
+import socket
 
 import numpy as np
 import pytest
@@ -101,8 +101,8 @@ def test_weights_that_open_clip_cannot_get_are_named_at_once(small_clip, monkeyp
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asks the network"))
     folder = small_clip[2]
-    begun = time.monotonic()
     faults = {
         "ViT-L-14-336:openai": (
             r"vit_large_patch14_clip_336\.openai/resolve/main/open_clip_model\.safetensors cannot be fetched.*"
@@ -118,7 +118,6 @@ def test_weights_that_open_clip_cannot_get_are_named_at_once(small_clip, monkeyp
     for name, said in faults.items():
         with pytest.raises(WeightsError, match=said):
             load_text_encoder(f"open_clip:{name}")
-    assert time.monotonic() - begun < 20
 
 
 def test_open_clip_does_not_run_a_pickle(small_clip):

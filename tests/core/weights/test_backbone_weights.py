@@ -2,7 +2,7 @@
 
 import logging
 import re
-import time
+import socket
 from pathlib import Path
 
 import pytest
@@ -281,10 +281,9 @@ def test_pretrained_weights_offline_fail_at_once_and_name_the_file_to_download(m
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    begun = time.monotonic()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asks the network"))
     with pytest.raises(WeightsError) as caught:
         Backbone(BackboneConfig(name="vit_small_patch16_dinov3", input_hw=(64, 64)), pretrained=True)
-    assert time.monotonic() - begun < 5
     assert "vit_small_patch16_dinov3: " in str(caught.value)
     assert "/timm/vit_small_patch16_dinov3.lvd1689m/resolve/main/model.safetensors cannot be fetched" in str(
         caught.value
