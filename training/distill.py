@@ -154,12 +154,13 @@ def _compare(best: Path, teacher: "Teacher", validation: "ValidationPictures", i
     from zsad_core.facts import EvaluationRow
     from zsad_core.model import load_checkpoint
     from zsad_training.distil import comparison, kept_rows
+    from zsad_training.run import Processes
 
     student = [EvaluationRow.model_validate(row) for row in load_checkpoint(best).record["validation"]]
     theirs = kept_rows(
         best.with_name(TEACHERS_ROWS),
         identity,
-        lambda: validation.run(teacher.detector, teacher.text, device=teacher.device).rows,
+        lambda: validation.run(teacher.detector, teacher.text, processes=Processes(device=teacher.device)).rows,
     )
     table = comparison(theirs, student)
     best.with_name(TABLE).write_text(table)

@@ -26,7 +26,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process validates, logs and saves."""
+        """Whether this process logs and saves."""
         return self.rank == 0
 
     def wait(self) -> None:
@@ -41,6 +41,19 @@ class Processes:
         made = [make() if self.is_first else None]
         dist.broadcast_object_list(made, src=0, device=self.device)
         return cast(T, made[0])
+
+    def gather(self, own: T) -> list[T]:
+        """`own` of every process, by rank; in each process."""
+        if self.count == 1:
+            return [own]
+        all_of_them: list[T | None] = [None] * self.count
+        dist.all_gather_object(all_of_them, own)
+        return cast(list[T], all_of_them)
+
+    def copy_from_first(self, values: Iterable[Tensor]) -> None:
+        """Overwrites the tensors with those of the first process."""
+        for value in values if self.count > 1 else ():
+            dist.broadcast(value, src=0)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all processes; it overwrites `values`."""
@@ -90,7 +103,7 @@ def join_processes(device_name: str) -> Iterator[Processes]:
             raise ValueError(f"process {local} has no GPU, there are {gpus}: start torchrun --nproc_per_node={gpus}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # All wait while the first one validates, which may take long. If it dies, torchrun ends the others.
+    # All wait while the first one evaluates, which may take long. If it dies, torchrun ends the others.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
     try:
         yield Processes(device=device, rank=dist.get_rank(), count=count)

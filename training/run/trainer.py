@@ -57,7 +57,7 @@ class State:
 class Trainer:
     """Runs `config`, or resumes a killed run with the same config and folder.
 
-    Each process computes its share of every batch. Only the first process validates, logs and saves.
+    Each process computes its share of every batch and of the validation. Only the first process logs and saves.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Trainer:
             while self._state.step < self._total_steps:
                 self._train_epoch(log)
                 epoch = self._state.step // self._steps_per_epoch
-                if log and (epoch % self._config.validation.every_epochs == 0 or self._state.step == self._total_steps):
+                if epoch % self._config.validation.every_epochs == 0 or self._state.step == self._total_steps:
                     self._validate(log, epoch)
                 self._save(log)
                 self._processes.wait()
@@ -228,13 +228,17 @@ class Trainer:
         finally:
             _swap(pairs)
 
-    def _validate(self, log: RunLog, epoch: int) -> None:
+    def _validate(self, log: RunLog | None, epoch: int) -> None:
+        self._processes.copy_from_first(self._detector.buffers())  # statistics of batch norms differ
         with self._averaged_weights():
-            result = self._validation.run(self._detector.eval(), self._text, device=self._device)
+            result = self._validation.run(self._detector.eval(), self._text, processes=self._processes)
             if result.criterion > self._state.best_criterion:
                 self._state.best_criterion = result.criterion
-                record = self._record | _validation_record(result, epoch, self._state)
-                save_checkpoint(self._config.out / BEST, self._detector, self._products_text, record)
+                if log:
+                    record = self._record | _validation_record(result, epoch, self._state)
+                    save_checkpoint(self._config.out / BEST, self._detector, self._products_text, record)
+        if log is None:
+            return
         for row in result.rows:
             for metric in ("image_auroc", "pixel_auroc", "pixel_ap"):
                 log.write(self._state.step, row.dataset, metric, getattr(row, metric))
