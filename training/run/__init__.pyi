@@ -2,6 +2,7 @@ from .build import build_detector as build_detector
 from .devices import autocast as autocast
 from .devices import pick_device as pick_device
 from .feature_cache import FeatureCache as FeatureCache
+from .feature_cache import announce_cache as announce_cache
 from .objective import stacked_text as stacked_text
 from .objective import target_of as target_of
 from .processes import Processes as Processes
