@@ -109,7 +109,7 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
         "--workers",
         type=int,
         help="processes that prepare images, for each process of torchrun "
-        "(default: half of the cores, divided among these, 1 to 8)",
+        "(default: half of the cores, divided among these, 1 to 16)",
     )
     result.add_argument(
         "--tensorboard",

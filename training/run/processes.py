@@ -1,15 +1,16 @@
 """The processes of one training run: one, or those that torchrun started."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from zsad_training.run.devices import pick_device
 
@@ -78,11 +79,41 @@ class Processes:
             parameter.grad = total.view_as(parameter) if used else None
 
 
+def make_loader(
+    pictures: Dataset[Any],
+    batches: Sequence[list[int]],
+    collate: Callable[[list[Any]], Any],
+    *,
+    workers: int,
+    device: torch.device,
+) -> DataLoader[Any]:
+    """Loads the items of each batch in worker processes, in pinned memory for a GPU."""
+    return DataLoader(
+        pictures,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
 def usual_workers() -> int:
-    """Default number of workers that prepare images: half of the cores, divided among torchrun's processes; 1 to 8."""
+    """Default number of workers that prepare images: half of the cores, divided among torchrun's processes; 1 to 16.
+
+    A worker reads 30 PNG files of 1024 px a second (benchmarks/loader.py), and a large GPU needs some hundred.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(cores // (2 * beside), 1), 8)
+    return min(max(cores // (2 * beside), 1), 16)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from zsad_core.backbones import Backbone
@@ -30,7 +30,7 @@ from zsad_training.pictures import Batch, collate
 from zsad_training.run.devices import pick_precision
 from zsad_training.run.feature_cache import FeatureCache
 from zsad_training.run.objective import MethodsLoss, Objective
-from zsad_training.run.processes import Processes, usual_workers
+from zsad_training.run.processes import Processes, make_loader, usual_workers
 from zsad_training.run.resume import (
     RESUME,
     changing_state,
@@ -157,15 +157,8 @@ class Trainer:
         first = self._state.step
         end = min((first // self._steps_per_epoch + 1) * self._steps_per_epoch, self._total_steps)
         workers = usual_workers() if self._config.workers is None else self._config.workers
-        loader = DataLoader(
-            self._pictures,
-            batch_sampler=[indices for step in range(first, end) for indices in self._shares(step)],
-            collate_fn=self._collate,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=_one_thread,
-        )
+        shares = [indices for step in range(first, end) for indices in self._shares(step)]
+        loader = make_loader(self._pictures, shares, self._collate, workers=workers, device=self._device)
         self._detector.train()
         started = time.monotonic()
         epoch = first // self._steps_per_epoch + 1
@@ -352,13 +345,6 @@ def _moving_average(parameters: nn.ParameterList, decay: float) -> torch.optim.s
 def _swap(pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> None:
     for one, other in pairs:
         one.data, other.data = other.data, one.data
-
-
-def _one_thread(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
 
 
 def _shown(row: Any) -> tuple[str, str, str]:
