@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 
 from mvtec_tree import draw_part, make_mvtec_tree, make_textures
 
-from zsad_core.backbones import BackboneConfig, build_backbone, ensure_torchvision_imports
+from zsad_core.backbones import ensure_torchvision_imports
+from zsad_core.backbones.vit import import_timm
 
 ROOT = Path(__file__).parents[2]
 BACKBONE, CLIP = "vit_small_patch16_dinov3", "ViT-S-32-alt"
@@ -79,11 +80,10 @@ def workplace(tmp_path: Path) -> Path:
     open_clip = pytest.importorskip("open_clip", reason="pip install 'zsad-agent[clip]'")
     make_mvtec_tree(tmp_path / "DATASETS/mvtec_ad", category="bottle", good=12, bad=12)
     make_visa_tree(tmp_path / "DATASETS/visa")
-    make_textures(tmp_path / "DATASETS/cc0_textures")
+    make_textures(tmp_path / "DATASETS/cc0_textures", 2)  # CLIP embeds each material, slowly
     torch.manual_seed(0)
     for name, file in ((BACKBONE, "DINOV3_VITL16.pth"), ("tf_efficientnet_lite0", "EFFICIENTNET_LITE0.pth")):
-        built = build_backbone(BackboneConfig(name=name, input_hw=(64, 64)))
-        torch.save((built.vit if hasattr(built, "vit") else built.cnn).state_dict(), tmp_path / file)
+        torch.save(import_timm().create_model(name).state_dict(), tmp_path / file)
     torch.save(open_clip.create_model(CLIP).state_dict(), tmp_path / "CLIP_VITL14_336.pt")
     return tmp_path
 

@@ -34,7 +34,7 @@ class RunLog:
         if self._events_folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(self._events_folder), purge_step=self._step + 1)  # type: ignore[no-untyped-call]
+            self._events = SummaryWriter(str(self._events_folder), purge_step=self._step + 1)
         self._file = self._path.open("a+", newline="")
         if (found := self._path.stat().st_size) < self._size:
             logger.warning("%s has %d bytes, expected %d: rows are lost", self._path, found, self._size)
