@@ -98,7 +98,7 @@ def test_the_commands_for_a_gpu_host_lead_to_a_bundle_on_a_device(workplace: Pat
         )
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr[-3000:]}"
         told.append(done.stderr + done.stdout)
-    assert "candle" in (workplace / "runs/vitl16/table.md").read_text()
+    assert "| ava_dino | visa | 1 |" in (workplace / "runs/vitl16/table.md").read_text()
     assert list((workplace / "runs/vitl16").rglob("events.out.*"))
     assert "teacher's answers: at most" in told[1]
     assert (workplace / "bundles/tiny/manifest.json").is_file()
