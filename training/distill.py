@@ -57,7 +57,7 @@ def distil(
     unlabelled = read_unlabelled(spec.unlabelled, check=checks)
     teacher = _teacher(config, checkpoint, parts, processes)
     text, detector, earlier = start(config, parts, processes)
-    asked = _with_cache(teacher, config) if spec.cache else teacher
+    asked = _with_cache(teacher, config, processes) if spec.cache else teacher
     objective = DistilObjective(detector, text, asked, config, device=device)
     validation = ValidationPictures(
         parts.held_out, parts.held_textures, config.validation, input_hw=config.model.input_hw, seed=config.seed
@@ -96,18 +96,15 @@ def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", p
     return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=processes.device)
 
 
-def _with_cache(teacher: "Teacher", config: "DistilConfig") -> "KeptAnswers":
+def _with_cache(teacher: "Teacher", config: "DistilConfig", processes: "Processes") -> "KeptAnswers":
     from zsad_training.distil import KeptAnswers
 
     spec = config.distillation
     assert spec.cache is not None
     assert spec.pool is not None
     kept = KeptAnswers(teacher, spec.cache)
-    megabytes = kept.bytes_each / 1e6
-    logger.info(
-        "cache of the teacher's answers: %.2f MB an image, at most %.2f GB in %s for a pool of %d images",
-        megabytes, megabytes * spec.pool / 1e3, spec.cache, spec.pool,
-    )  # fmt: skip
+    if processes.is_first:
+        kept.announce(spec.pool)
     return kept
 
 
@@ -154,12 +151,13 @@ def _compare(best: Path, teacher: "Teacher", validation: "ValidationPictures", i
     from zsad_core.facts import EvaluationRow
     from zsad_core.model import load_checkpoint
     from zsad_training.distil import comparison, kept_rows
+    from zsad_training.run import Processes
 
     student = [EvaluationRow.model_validate(row) for row in load_checkpoint(best).record["validation"]]
     theirs = kept_rows(
         best.with_name(TEACHERS_ROWS),
         identity,
-        lambda: validation.run(teacher.detector, teacher.text, device=teacher.device).rows,
+        lambda: validation.run(teacher.detector, teacher.text, processes=Processes(device=teacher.device)).rows,
     )
     table = comparison(theirs, student)
     best.with_name(TABLE).write_text(table)

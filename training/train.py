@@ -42,6 +42,8 @@ def train(config: Any, command: str, processes: "Processes", *, check_data: bool
     if config.feature_cache is not None:
         detector.backbone.requires_grad_(False)
         cache = FeatureCache(config.feature_cache, detector.to(device))
+        if processes.is_first:
+            cache.announce(len(parts.fit), config.sampling.train_hw or (config.model.input_hw,))
     batch_size, input_hw = config.optimisation.batch_size, config.model.input_hw
     trainer = Trainer(
         config,
@@ -194,7 +196,9 @@ def make_record(
         "method": config.model.method,
         "trained_on": sorted(trained_on),
         "licences": licences,
-        "settings": config.model_dump(mode="json", exclude={"out", "feature_cache", "device", "workers"}),
+        "settings": config.model_dump(
+            mode="json", exclude={"out", "feature_cache", "device", "workers", "tensorboard"}
+        ),
         "torch": torch.__version__,
         "machine": platform.machine(),
     }

@@ -86,6 +86,16 @@ class PixelMetrics:
         self._overlap[held] += np.bincount(bins, weights=1 / np.bincount(region)[region], minlength=high - low)
         self._regions += count - 1  # 0 is the background
 
+    def merge(self, other: "PixelMetrics") -> None:
+        """Adds the images of `other`."""
+        first, size = other._first, other._negatives.size
+        self._reach(first, first + size)
+        held = slice(first - self._first, first - self._first + size)
+        self._negatives[held] += other._negatives
+        self._positives[held] += other._positives
+        self._overlap[held] += other._overlap
+        self._regions += other._regions
+
     def curve(self) -> Curve | None:
         """The curve with each bin as the threshold; None without a defective pixel or without a good pixel."""
         return curve_of_counts(self._positives, self._negatives)

@@ -1,6 +1,7 @@
 """The flags of training, and the settings from flags, a file or a preset."""
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -108,7 +109,13 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
         "--workers",
         type=int,
         help="processes that prepare images, for each process of torchrun "
-        "(default: half of the cores, divided among these, 1 to 8)",
+        "(default: half of the cores, divided among these, 1 to 16)",
+    )
+    result.add_argument(
+        "--tensorboard",
+        action="store_true",
+        default=None,
+        help="also write losses, learning rate, gradient norm and validation to OUT/tensorboard",
     )
     result.add_argument(
         "--set",
@@ -160,6 +167,7 @@ FLAG_KEYS = {
     "device": ("device",),
     "workers": ("workers",),
     "feature_cache": ("feature_cache",),
+    "tensorboard": ("tensorboard",),
 }
 
 
@@ -214,6 +222,8 @@ def read_settings(
         if not given or not _overlay(values, tuple(key.split(".")), _parsed(setting, value)):
             raise ConfigError(f"--set {setting}: expected SECTION.KEY=VALUE, e.g. optimisation.steps_per_epoch=100")
     config = validate(model, values, str(file or "flags"), lines)
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("tensorboard: its package is missing. Install it with: pip install 'zsad-agent[tensorboard]'")
     return config.with_data_root(args.data_root) if args.data_root else config
 
 

@@ -82,6 +82,7 @@ class OptimisationSpec(StrictModel):
     lr_floor: Fraction = 0.0  # share of the learning rate at the end of the cosine schedule
     loss_stride: Annotated[int, Field(ge=1, le=16)] = 1  # maps and masks are compared at 1/stride of the image
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the moving average of the weights; 0: no average
+    gradient_checkpointing: bool = False  # compute a ViT's blocks again in the backward pass: less memory, slower
     mixed_precision: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
 
 
@@ -106,8 +107,17 @@ class TrainConfig(StrictModel):
     seed: Annotated[int, Field(ge=0)] = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:1 …
     workers: Annotated[int, Field(ge=0)] | None = None  # processes that prepare images; None: from the number of cores
+    tensorboard: bool = False  # also write the rows of log.csv for TensorBoard
     feature_cache: Path | None = None  # folder; needs a frozen backbone and no augmentation
     datasets: Annotated[tuple[DatasetSpec, ...], Field(validate_default=True)] = ()  # empty: synthetic images only
+
+    @field_validator("optimisation")
+    @classmethod
+    def _saves_memory(cls, spec: OptimisationSpec, info: ValidationInfo) -> OptimisationSpec:
+        model = info.data.get("model")  # None: it has a fault
+        if model and spec.gradient_checkpointing and model.method in METHODS_WITH_TEXT and not spec.trainable_blocks:
+            raise ValueError("gradient_checkpointing saves nothing: a frozen backbone has no backward pass here")
+        return spec
 
     @field_validator("datasets")
     @classmethod
@@ -132,8 +142,9 @@ class TrainConfig(StrictModel):
 
     def identity(self) -> str:
         """The settings that the result depends on. A run with the same identity can resume from another's files."""
-        settings = self.model_dump(mode="json", exclude={"out", "device", "workers"})
-        del settings["optimisation"]["save_every_steps"]
+        settings = self.model_dump(mode="json", exclude={"out", "device", "workers", "tensorboard"})
+        for key in ("save_every_steps", "gradient_checkpointing"):
+            del settings["optimisation"][key]
         return json.dumps(settings, sort_keys=True)
 
     def with_data_root(self, root: Path) -> Self:

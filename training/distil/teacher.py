@@ -18,7 +18,7 @@ from zsad_core.model import Detector
 from zsad_core.weights import weights_digest
 from zsad_core.whole_file import whole_file
 from zsad_training.distil.pictures import DistilBatch
-from zsad_training.run import stacked_text
+from zsad_training.run import announce_cache, stacked_text
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +156,10 @@ class KeptAnswers:
         self._teacher = teacher
         self._folder = folder / teacher.digest[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
+
+    def announce(self, images: int) -> None:
+        """Logs the size of the answers to so many images; see `announce_cache`."""
+        announce_cache("teacher's answers", self._folder, images=images, bytes_each=self.bytes_each)
 
     @property
     def bytes_each(self) -> int:

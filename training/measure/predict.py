@@ -55,6 +55,12 @@ class Tally:
             except ValueError as error:
                 raise ValueError(f"{one.sample.image}: {error}") from error
 
+    def merge(self, other: "Tally") -> None:
+        """Adds the images of `other`."""
+        self.good_scores += other.good_scores
+        self.defective_scores += other.defective_scores
+        self.pixels.merge(other.pixels)
+
     def image_curve(self) -> Curve | None:
         """The curve over all thresholds of the image score; None if a class is missing."""
         return curve_of_scores(np.array(self.defective_scores), np.array(self.good_scores))
@@ -87,7 +93,7 @@ def score_pictures(
     device: torch.device,
     total: int,
     product: str | None = None,
-    label: str = "scoring",
+    label: str | None = "scoring",
     batch_size: int | None = None,
 ) -> Iterator[Scored]:
     """Scores images like the device, resized by the same function.
@@ -102,12 +108,12 @@ def score_pictures(
         device: of the detector.
         total: number of images, for the progress bar.
         product: prompt for all images; None: each sample's own product.
-        label: of the progress bar.
+        label: of the progress bar; None: no bar.
         batch_size: number of images scored at once; None: 1 on a CPU, `GPU_BATCH` on a GPU.
     """
     input_hw = detector.config.backbone.input_hw
     size = batch_size or (1 if device.type == "cpu" else GPU_BATCH)
-    shown = iter(tqdm(pictures, total=total, desc=label, leave=False, disable=None))
+    shown = iter(tqdm(pictures, total=total, desc=label, leave=False, disable=None if label else True))
     with torch.inference_mode(), ThreadPoolExecutor(max_workers=min(size, 8)) as threads:
         while batch := list(islice(shown, size)):
             loaded = list(threads.map(lambda one: one[1](), batch)) if size > 1 else [batch[0][1]()]

@@ -1,9 +1,11 @@
 """The validation part of the training sets. It chooses the epoch and sets the threshold."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +15,16 @@ from zsad_core.data import GOOD, Sample
 from zsad_core.facts import EvaluationRow
 from zsad_core.model import Detector
 from zsad_training.config import SamplingSpec, ValidationSpec
-from zsad_training.measure.predict import Group, Loaded, Scored, evaluate_groups, mean_row, score_pictures, tally_groups
+from zsad_training.measure.predict import (
+    Group,
+    Loaded,
+    Scored,
+    Tally,
+    evaluate_groups,
+    mean_row,
+    score_pictures,
+    tally_groups,
+)
 from zsad_training.pictures import Texture, TrainingPictures
 
 SYNTHETIC = "synthetic"
@@ -27,6 +38,25 @@ class Validation:
     threshold: float
     false_reject_rate: float  # measured on the images that set the threshold
     region_level: float
+
+
+class Sharing(Protocol):
+    """The processes that share a validation; one process shares with nobody."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of this process's detector."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, from 0."""
+
+    @property
+    def count(self) -> int:
+        """Number of processes."""
+
+    def gather(self, own: Any) -> list[Any]:
+        """`own` of every process, by rank; in each process."""
 
 
 class ValidationPictures:
@@ -64,19 +94,25 @@ class ValidationPictures:
                 f"raise --set validation.fraction (now {spec.fraction}), or add a data set with good pictures"
             )
 
-    def run(self, detector: Detector, text: dict[str, np.ndarray], *, device: torch.device) -> Validation:
-        """Scores all images with the generic prompt, the default of devices."""
+    def run(self, detector: Detector, text: dict[str, np.ndarray], *, processes: Sharing) -> Validation:
+        """Scores all images with the generic prompt, the default of devices.
+
+        Each process scores a part; all call this method and get the same result.
+        """
+        # Parts without gaps keep the order of the images, so one process and several give equal thresholds.
+        first, end = (len(self._pictures) * rank // processes.count for rank in (processes.rank, processes.rank + 1))
         scored = score_pictures(
             detector,
-            self._pictures,
+            self._pictures[first:end],
             text,
-            device=device,
-            total=len(self._pictures),
+            device=processes.device,
+            total=end - first,
             product=GENERIC_PRODUCT,
-            label="validating",
+            label=None if processes.rank else "validating",
         )
-        level = PixelLevel()
-        tallies = tally_groups(scored, level.update)
+        own_level = PixelLevel()
+        own_tallies = tally_groups(scored, own_level.update)
+        level, tallies = _merged(processes.gather((own_level, own_tallies)))
         rows = evaluate_groups(tallies, seen=lambda group: group[0] != SYNTHETIC)
         mean = mean_row(rows, "mean")
         parts = [value for value in (mean.image_auroc, mean.pixel_ap) if value is not None]
@@ -125,11 +161,25 @@ class PixelLevel:
             self._inside += np.histogram(values[defect], self._EDGES)[0] / defect.size
             self._outside += np.histogram(values[~defect], self._EDGES)[0] / defect.size
 
+    def merge(self, other: "PixelLevel") -> None:
+        """Adds the images of `other`."""
+        self._inside += other._inside
+        self._outside += other._outside
+
     def result(self) -> float:
         """In [0, 1]: where a region starts."""
         found, false = self._inside[::-1].cumsum()[::-1], self._outside[::-1].cumsum()[::-1]
         f1 = 2 * found / np.maximum(found + false + self._inside.sum(), 1e-12)
         return float(self._EDGES[max(1, int(np.argmax(f1)))])
+
+
+def _merged(parts: list[tuple[PixelLevel, dict[Group, Tally]]]) -> tuple[PixelLevel, dict[Group, Tally]]:
+    level, tallies = PixelLevel(), defaultdict[Group, Tally](Tally)
+    for own_level, own_tallies in parts:
+        level.merge(own_level)
+        for group, tally in own_tallies.items():
+            tallies[group].merge(tally)
+    return level, tallies
 
 
 def _synthetic(drawn: TrainingPictures, index: int) -> tuple[Sample, Callable[[], Loaded]]:

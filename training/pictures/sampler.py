@@ -43,7 +43,7 @@ class Item:
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     images_bgr: Tensor  # uint8 [B, H, W, 3]
-    masks: Tensor  # float32 [B, H, W]
+    masks: Tensor  # uint8 [B, H, W] of 0 and 1
     is_anomalous: Tensor  # int64 [B]
     has_pixel_truth: Tensor  # bool [B]
     products: list[str]
@@ -58,7 +58,7 @@ def collate(items: list[Item]) -> Batch:
     """Makes a batch of items of one size."""
     return Batch(
         images_bgr=torch.from_numpy(np.stack([item.image_bgr for item in items])),
-        masks=torch.from_numpy(np.stack([item.mask for item in items])).float(),
+        masks=torch.from_numpy(np.stack([item.mask for item in items])),
         is_anomalous=torch.tensor([int(item.is_anomalous) for item in items]),
         has_pixel_truth=torch.tensor([item.has_pixel_truth for item in items]),
         products=[item.product for item in items],

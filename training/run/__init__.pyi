@@ -2,10 +2,13 @@ from .build import build_detector as build_detector
 from .devices import autocast as autocast
 from .devices import pick_device as pick_device
 from .feature_cache import FeatureCache as FeatureCache
+from .feature_cache import announce_cache as announce_cache
 from .objective import stacked_text as stacked_text
 from .objective import target_of as target_of
 from .processes import Processes as Processes
 from .processes import join_processes as join_processes
+from .processes import make_loader as make_loader
+from .processes import usual_workers as usual_workers
 from .protocol import Protocol as Protocol
 from .protocol import Run as Run
 from .protocol import plan as plan

@@ -1,6 +1,10 @@
 """A cache on disk for the tokens of a frozen backbone."""
 
 import hashlib
+import logging
+import math
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,33 @@ from zsad_core.heads import Tokens
 from zsad_core.model import Detector
 from zsad_core.weights import weights_digest
 from zsad_core.whole_file import whole_file
+
+logger = logging.getLogger(__name__)
+
+_HEADER_BYTES = 128  # of a .npy file
+
+
+def announce_cache(what: str, folder: Path, *, images: int, bytes_each: int) -> None:
+    """Logs the size of a cache before it is written. Files that are there are counted, also those of other images.
+
+    Args:
+        what: name of the cache.
+        folder: exists.
+        images: largest number of files that the run needs.
+        bytes_each: size of a file.
+
+    Raises:
+        ValueError: the disk is too small.
+    """
+    present = sum(1 for _ in folder.iterdir())
+    size_gb, free_gb = images * bytes_each / 1e9, shutil.disk_usage(folder).free / 1e9
+    told = (
+        f"{what}: at most {size_gb:.2f} GB in {folder} ({images} images of {bytes_each / 1e6:.2f} MB, {present} files "
+        f"are there), the disk has {free_gb:.2f} GB free"
+    )
+    if max(0, images - present) * bytes_each / 1e9 > free_gb:
+        raise ValueError(f"{told}: name a folder on a larger disk, or leave the cache out")
+    logger.info(told)
 
 
 class FeatureCache:
@@ -33,6 +64,13 @@ class FeatureCache:
         digest = weights_digest(backbone.state_dict(), settings=backbone.config.model_dump_json())
         self._folder = folder / digest[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
+
+    def announce(self, images: int, sizes_hw: Iterable[tuple[int, int]]) -> None:
+        """Logs the cache's size for so many images at each of these sizes; see `announce_cache`."""
+        backbone, sizes = self._detector.backbone, list(sizes_hw)
+        tokens = max(1 + math.prod(backbone.grid_hw(size_hw)) for size_hw in sizes)
+        bytes_each = _HEADER_BYTES + 2 * len(backbone.taps) * tokens * backbone.embed_dim
+        announce_cache("feature cache", self._folder, images=images * len(sizes), bytes_each=bytes_each)
 
     def tokens(self, images_bgr: Tensor) -> Tokens:
         """Like `Detector.tokens`, for uint8 [B, H, W, 3]; missing tokens are computed and saved."""

@@ -86,7 +86,7 @@ class MethodsLoss:
 
 def target_of(batch: Batch, loss_stride: int, device: torch.device) -> Target:
     """The batch's targets, with masks at 1/loss_stride of the image size."""
-    masks = batch.masks.to(device, non_blocking=True)
+    masks = batch.masks.to(device, non_blocking=True).float()
     if loss_stride > 1:
         masks = F.max_pool2d(masks.unsqueeze(1), loss_stride).squeeze(1)  # keeps thin defects
     return Target(

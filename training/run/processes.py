@@ -1,15 +1,16 @@
 """The processes of one training run: one, or those that torchrun started."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from zsad_training.run.devices import pick_device
 
@@ -26,7 +27,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process validates, logs and saves."""
+        """Whether this process logs and saves."""
         return self.rank == 0
 
     def wait(self) -> None:
@@ -41,6 +42,19 @@ class Processes:
         made = [make() if self.is_first else None]
         dist.broadcast_object_list(made, src=0, device=self.device)
         return cast(T, made[0])
+
+    def gather(self, own: T) -> list[T]:
+        """`own` of every process, by rank; in each process."""
+        if self.count == 1:
+            return [own]
+        all_of_them: list[T | None] = [None] * self.count
+        dist.all_gather_object(all_of_them, own)
+        return cast(list[T], all_of_them)
+
+    def copy_from_first(self, values: Iterable[Tensor]) -> None:
+        """Overwrites the tensors with those of the first process."""
+        for value in values if self.count > 1 else ():
+            dist.broadcast(value, src=0)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all processes; it overwrites `values`."""
@@ -65,11 +79,41 @@ class Processes:
             parameter.grad = total.view_as(parameter) if used else None
 
 
+def make_loader(
+    pictures: Dataset[Any],
+    batches: Sequence[list[int]],
+    collate: Callable[[list[Any]], Any],
+    *,
+    workers: int,
+    device: torch.device,
+) -> DataLoader[Any]:
+    """Loads the items of each batch in worker processes, in pinned memory for a GPU."""
+    return DataLoader(
+        pictures,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
 def usual_workers() -> int:
-    """Default number of workers that prepare images: half of the cores, divided among torchrun's processes; 1 to 8."""
+    """Default number of workers that prepare images: half of the cores, divided among torchrun's processes; 1 to 16.
+
+    A worker reads 30 PNG files of 1024 px a second (benchmarks/loader.py), and a large GPU needs some hundred.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(max(cores // (2 * beside), 1), 8)
+    return min(max(cores // (2 * beside), 1), 16)
 
 
 @contextmanager
@@ -90,7 +134,7 @@ def join_processes(device_name: str) -> Iterator[Processes]:
             raise ValueError(f"process {local} has no GPU, there are {gpus}: start torchrun --nproc_per_node={gpus}")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    # All wait while the first one validates, which may take long. If it dies, torchrun ends the others.
+    # All wait while the first one evaluates, which may take long. If it dies, torchrun ends the others.
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=7))
     try:
         yield Processes(device=device, rank=dist.get_rank(), count=count)

@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from zsad_core.backbones import Backbone
 from zsad_core.model import Detector, save_checkpoint
 from zsad_training.config import OptimisationSpec, TrainConfig
 from zsad_training.measure import Validation, ValidationPictures
@@ -28,7 +30,7 @@ from zsad_training.pictures import Batch, collate
 from zsad_training.run.devices import pick_precision
 from zsad_training.run.feature_cache import FeatureCache
 from zsad_training.run.objective import MethodsLoss, Objective
-from zsad_training.run.processes import Processes, usual_workers
+from zsad_training.run.processes import Processes, make_loader, usual_workers
 from zsad_training.run.resume import (
     RESUME,
     changing_state,
@@ -41,7 +43,7 @@ from zsad_training.run.run_log import RunLog
 
 logger = logging.getLogger(__name__)
 
-BEST, LOG = "best.safetensors", "log.csv"
+BEST, LOG, EVENTS = "best.safetensors", "log.csv", "tensorboard"
 
 
 @dataclass
@@ -57,7 +59,7 @@ class State:
 class Trainer:
     """Runs `config`, or resumes a killed run with the same config and folder.
 
-    Each process computes its share of every batch. Only the first process validates, logs and saves.
+    Each process computes its share of every batch and of the validation. Only the first process logs and saves.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Trainer:
             collate: makes the objective's batch from items.
 
         Raises:
-            ValueError: the batch cannot be shared evenly.
+            ValueError: the batch cannot be shared evenly, or gradient checkpointing is on for a CNN.
         """
         spec, device = config.optimisation, processes.device
         _check_shares(spec, processes.count)
@@ -112,6 +114,8 @@ class Trainer:
         self._objective = objective or MethodsLoss(
             self._detector, text, spec, device=device, feature_cache=feature_cache
         )
+        if spec.gradient_checkpointing:
+            recompute_blocks(detector)
         self._state = State()
         extra = list(self._objective.extra.parameters())
         self._trained = [*detector.parameters(), *extra]
@@ -135,11 +139,14 @@ class Trainer:
         self._frozen = frozen_digest(self._detector)
         self._resume()
         self._processes.wait()  # all have read resume.pt before the first one overwrites it
-        with RunLog(out / LOG, size=self._state.log_bytes) if self._processes.is_first else nullcontext() as log:
+        self._started, self._first_step = time.monotonic(), self._state.step
+        events = out / EVENTS if self._config.tensorboard else None
+        kept = RunLog(out / LOG, size=self._state.log_bytes, events=events, step=self._state.step)
+        with kept if self._processes.is_first else nullcontext() as log:
             while self._state.step < self._total_steps:
                 self._train_epoch(log)
                 epoch = self._state.step // self._steps_per_epoch
-                if log and (epoch % self._config.validation.every_epochs == 0 or self._state.step == self._total_steps):
+                if epoch % self._config.validation.every_epochs == 0 or self._state.step == self._total_steps:
                     self._validate(log, epoch)
                 self._save(log)
                 self._processes.wait()
@@ -150,30 +157,26 @@ class Trainer:
         first = self._state.step
         end = min((first // self._steps_per_epoch + 1) * self._steps_per_epoch, self._total_steps)
         workers = usual_workers() if self._config.workers is None else self._config.workers
-        loader = DataLoader(
-            self._pictures,
-            batch_sampler=[indices for step in range(first, end) for indices in self._shares(step)],
-            collate_fn=self._collate,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=_one_thread,
-        )
+        shares = [indices for step in range(first, end) for indices in self._shares(step)]
+        loader = make_loader(self._pictures, shares, self._collate, workers=workers, device=self._device)
         self._detector.train()
         started = time.monotonic()
         epoch = first // self._steps_per_epoch + 1
         label, hidden = f"epoch {epoch}/{spec.epochs}", None if log else True  # None: shown only on a terminal
         batches = iter(loader)
-        for _ in tqdm(range(first, end), desc=label, leave=False, disable=hidden):
-            losses = self._step([next(batches) for _ in range(spec.accumulate)])
+        # The bar counts the steps of the run, so it shows the time left of the run.
+        steps = tqdm(range(first, end), desc=label, initial=first, total=self._total_steps, leave=False, disable=hidden)
+        for _ in steps:
+            metrics = self._step([next(batches) for _ in range(spec.accumulate)])
             self._state.step += 1
             if log:
-                for name, value in losses.items():
-                    log.write(self._state.step, "train", f"loss_{name.strip('_')}", value)
+                for name, value in metrics.items():
+                    log.write(self._state.step, "train", name, value)
             if spec.save_every_steps and self._state.step % spec.save_every_steps == 0 and self._state.step < end:
                 self._state.seconds += time.monotonic() - started
                 started = time.monotonic()
                 self._save(log)
+                logger.info("step %d of %d is saved, about %s left", self._state.step, self._total_steps, self._left())
         self._state.seconds += time.monotonic() - started
 
     def _shares(self, step: int) -> list[list[int]]:
@@ -183,7 +186,7 @@ class Trainer:
         return [list(own[part :: spec.accumulate]) for part in range(spec.accumulate)]
 
     def _step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimiser step; gives the losses of the whole batch by name."""
+        """One optimiser step; gives the losses of the whole batch, the learning rate and the gradient's norm."""
         counts = torch.tensor([self._objective.counts(batch) for batch in batches]).sum(dim=0)
         totals = self._processes.sum(counts.to(self._device)).tolist()
         self._optimiser.zero_grad(set_to_none=True)
@@ -202,13 +205,20 @@ class Trainer:
             )
         self._processes.sum_gradients(self._trained)
         self._scaler.unscale_(self._optimiser)
-        nn.utils.clip_grad_norm_(self._trained, 1.0)
+        norm = nn.utils.clip_grad_norm_(self._trained, 1.0)
+        rate = self._schedule.get_last_lr()[0]
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._schedule.step()
         if self._average is not None:
             self._average.update_parameters(self._averaged)
-        return losses
+        named = {f"loss_{name.strip('_')}": value for name, value in losses.items()}
+        return named | {"learning_rate": rate, "gradient_norm": norm.item()}
+
+    def _left(self) -> timedelta:
+        """The time until the end of the run at its speed so far, with validation."""
+        done, todo = self._state.step - self._first_step, self._total_steps - self._state.step
+        return timedelta(seconds=round((time.monotonic() - self._started) / done * todo))
 
     def _noise_seed(self, part: int) -> int:
         """Seed of torch's random numbers in a step (dropout), so that a resumed run gets the same ones."""
@@ -228,18 +238,25 @@ class Trainer:
         finally:
             _swap(pairs)
 
-    def _validate(self, log: RunLog, epoch: int) -> None:
+    def _validate(self, log: RunLog | None, epoch: int) -> None:
+        self._processes.copy_from_first(self._detector.buffers())  # statistics of batch norms differ
         with self._averaged_weights():
-            result = self._validation.run(self._detector.eval(), self._text, device=self._device)
+            result = self._validation.run(self._detector.eval(), self._text, processes=self._processes)
             if result.criterion > self._state.best_criterion:
                 self._state.best_criterion = result.criterion
-                record = self._record | _validation_record(result, epoch, self._state)
-                save_checkpoint(self._config.out / BEST, self._detector, self._products_text, record)
+                if log:
+                    record = self._record | _validation_record(result, epoch, self._state)
+                    save_checkpoint(self._config.out / BEST, self._detector, self._products_text, record)
+        if log is None:
+            return
         for row in result.rows:
             for metric in ("image_auroc", "pixel_auroc", "pixel_ap"):
                 log.write(self._state.step, row.dataset, metric, getattr(row, metric))
         log.write(self._state.step, "validation", "criterion", result.criterion)
-        logger.info("epoch %d: validation %.4f, %.0f s of training", epoch, result.criterion, self._state.seconds)
+        logger.info(
+            "epoch %d of %d: validation %.4f, %.0f s of training, about %s left",
+            epoch, self._config.optimisation.epochs, result.criterion, self._state.seconds, self._left(),
+        )  # fmt: skip
         for row in result.rows:
             logger.info("  %s: image AUROC %s, pixel AUROC %s, AP %s", row.dataset, *_shown(row))
 
@@ -295,6 +312,17 @@ def _check_shares(spec: OptimisationSpec, processes: int) -> None:
         )
 
 
+def recompute_blocks(detector: Detector) -> None:
+    """Saves only the blocks' inputs for the backward pass, which computes the blocks again."""
+    if not isinstance(detector.backbone, Backbone):
+        raise ValueError(
+            f"gradient_checkpointing: {detector.config.backbone.name} is a CNN, whose normalisation statistics would "
+            "be updated twice: only a ViT can be trained so"
+        )
+    vit: Any = detector.backbone.vit
+    vit.set_grad_checkpointing()
+
+
 def _optimiser(detector: Detector, extra: list[nn.Parameter], spec: OptimisationSpec) -> torch.optim.Optimizer:
     groups = detector.parameter_groups(
         lr=spec.lr,
@@ -317,13 +345,6 @@ def _moving_average(parameters: nn.ParameterList, decay: float) -> torch.optim.s
 def _swap(pairs: Sequence[tuple[nn.Parameter, nn.Parameter]]) -> None:
     for one, other in pairs:
         one.data, other.data = other.data, one.data
-
-
-def _one_thread(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
 
 
 def _shown(row: Any) -> tuple[str, str, str]:

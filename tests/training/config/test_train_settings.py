@@ -1,5 +1,6 @@
 """Presets, flags that override them, and settings for each method of a protocol."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def test_visualads_clip_preset_has_the_backbone_of_the_published_files():
     assert config("--preset", "visualad-clip").model.backbone == TIMM_NAMES["ViT-L/14@336px"]
 
 
+def test_gradient_checkpointing_of_a_frozen_backbone_is_refused_at_its_line(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("out: o\noptimisation:\n  gradient_checkpointing: true\ndatasets: [{path: visa}]\n")
+    with pytest.raises(ConfigError, match=rf"{file}:2: optimisation: .*gradient_checkpointing saves nothing"):
+        read_config(parser().parse_args(["--config", str(file)]))
+    for flags in (("--method", "visualad"), ("--trainable-blocks", "1")):
+        assert read_config(parser().parse_args(["--config", str(file), *flags])).optimisation.gradient_checkpointing
+
+
+def test_tensorboard_without_its_package_names_the_command_that_installs_it(monkeypatch):
+    assert config("--tensorboard").tensorboard
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'zsad-agent\[tensorboard\]'"):
+        config("--tensorboard")
+
+
 def test_flags_override_a_preset():
     found = config(
         "--preset", "ava-dino", "--batch-size", "32", "--accumulate", "4", "--backbone", "vit_tiny_patch16_224"
@@ -70,6 +87,7 @@ def test_any_setting_can_be_set():
         (["--set", "seed=[1"], "--set seed=[1: the value is not valid YAML"),
         (["--set", "optimisation.steps=3"], "optimisation.steps: unknown key"),
         (["--feature-cache", "c", "--trainable-blocks", "1"], "feature_cache: needs a method that adds no tokens"),
+        (["--set", "optimisation.gradient_checkpointing=true"], "optimisation: got"),
         (["--feature-cache", "c", "--method", "visualad"], "feature_cache: needs a method that adds no tokens"),
         (["--feature-cache", "c", "--synthetic-fraction", "0.5"], "feature_cache: needs a method that adds no tokens"),
     ],

@@ -1,21 +1,38 @@
 """Tallies, sheets and reports of hand-made scored images, without a model."""
 
+import copy
+import threading
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from mvtec_tree import make_mvtec_tree
+from one_dataset import read_dataset
 from small_model import small_detector, text_embeddings
 
 from zsad_core.data import GOOD, Sample
+from zsad_training.config import ValidationSpec
 from zsad_training.evaluate import draw_report
-from zsad_training.measure import PixelLevel, Scored, Sheets, Tally, evaluate_groups, score_pictures, tally_groups
+from zsad_training.measure import (
+    PixelLevel,
+    Scored,
+    Sheets,
+    Tally,
+    ValidationPictures,
+    evaluate_groups,
+    score_pictures,
+    tally_groups,
+)
 from zsad_training.measure.sheet import CELL, GAP, TEXT_HEIGHT, choose
 from zsad_training.measure.validation import good_part_threshold
+from zsad_training.run import Processes
 
 HW = (30, 40)
 
@@ -64,6 +81,43 @@ def test_each_product_has_a_row_with_its_own_metrics():
     assert plate.image_auroc == pytest.approx(0.75)
     assert (plate.pixel_auroc, plate.pixel_ap, plate.aupro) == pytest.approx((1, 1, 1))
     assert (plate.recall, plate.false_reject_rate) == (0.5, 0.5)
+
+
+class OneOfTwo:
+    """One of two processes that share a validation; here threads."""
+
+    device = torch.device("cpu")
+    count = 2
+
+    def __init__(self, rank: int, met: threading.Barrier, gathered: dict[int, Any]) -> None:
+        self.rank, self._met, self._gathered = rank, met, gathered
+
+    def gather(self, own: Any) -> list[Any]:
+        self._gathered[self.rank] = own
+        self._met.wait(100)
+        return [copy.deepcopy(self._gathered[rank]) for rank in range(self.count)]
+
+
+def test_two_processes_validate_half_the_images_each_with_the_same_result(tmp_path):
+    samples = read_dataset(make_mvtec_tree(tmp_path / "drawn", good=7, bad=6))
+    pictures = ValidationPictures(samples, [], ValidationSpec(), input_hw=(32, 32), seed=0)
+    detector, met, gathered = small_detector((32, 32)), threading.Barrier(2), {}
+    alone = pictures.run(detector, text_embeddings(), processes=Processes(device=OneOfTwo.device))
+    two = [OneOfTwo(rank, met, gathered) for rank in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda one: pictures.run(detector, text_embeddings(), processes=one), two))
+    assert results[0] == results[1]
+    shared = results[0]
+    assert (shared.threshold, shared.false_reject_rate) == (alone.threshold, alone.false_reject_rate)
+    assert (shared.criterion, shared.region_level) == pytest.approx((alone.criterion, alone.region_level), rel=1e-12)
+    for row, expected in zip(shared.rows, alone.rows, strict=True):
+        assert (row.dataset, row.images, row.image_auroc) == (expected.dataset, expected.images, expected.image_auroc)
+        found = (row.pixel_auroc, row.pixel_ap, row.pixel_f1_max, row.aupro)
+        assert found == pytest.approx(
+            (expected.pixel_auroc, expected.pixel_ap, expected.pixel_f1_max, expected.aupro), rel=1e-12
+        )
+    parts = [evaluate_groups(gathered[rank][1], seen=lambda group: True) for rank in (0, 1)]
+    assert [[row.images for row in rows] for rows in parts] == [[6], [7]]
 
 
 def test_a_defective_image_without_a_mask_counts_only_in_image_metrics():

@@ -85,7 +85,7 @@ def test_the_generic_name_is_used_as_often_as_configured(trees):
 def test_collate_makes_tensors_of_the_documented_shapes(trees):
     batch = collate([pictures(trees, SamplingSpec())[index] for index in range(3)])
     assert batch.images_bgr.shape == (3, 64, 64, 3) and batch.images_bgr.dtype == torch.uint8
-    assert batch.masks.shape == (3, 64, 64) and batch.masks.dtype == torch.float32
+    assert batch.masks.shape == (3, 64, 64) and batch.masks.dtype == torch.uint8
 
 
 class PinnedAs(torch.Tensor):

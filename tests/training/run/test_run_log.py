@@ -44,6 +44,20 @@ def test_a_missing_or_truncated_log_starts_again_with_a_warning(tmp_path, caplog
     assert "rows are lost" in caplog.text
 
 
+def test_tensorboard_shows_the_rows_of_the_log_and_hides_those_of_a_killed_run(tmp_path):
+    pytest.importorskip("torch")
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = tmp_path / "tensorboard"
+    with RunLog(tmp_path / "log.csv", size=0, events=events) as log:
+        log.write(1, "train", "loss_total", 0.5)
+        size = log.save()
+        log.write(2, "train", "loss_total", 0.25)
+    with RunLog(tmp_path / "log.csv", size=size, events=events, step=1) as log:
+        log.write(2, "train", "loss_total", 0.125)
+    shown = reader.EventAccumulator(str(events)).Reload().Scalars("train/loss_total")
+    assert [(one.step, one.value) for one in shown] == [(1, 0.5), (2, 0.125)]
+
+
 def test_a_metric_without_a_value_has_no_row(tmp_path):
     with RunLog(tmp_path / "log.csv", size=0) as log:
         log.write(1, "drawn/plate", "pixel_ap", None)

@@ -56,7 +56,7 @@ def test_one_process_does_not_change_gradients():
     assert unused.grad is None
 
 
-def take_from_first(rank: int, store: Path) -> None:
+def share_with_another(rank: int, store: Path) -> None:
     """The work of one of two processes."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     made: list[int] = []
@@ -65,14 +65,19 @@ def take_from_first(rank: int, store: Path) -> None:
         made.append(rank)
         return {"made by": rank}
 
-    assert Processes(device=torch.device("cpu"), rank=rank, count=2).from_first(make) == {"made by": 0}
+    processes = Processes(device=torch.device("cpu"), rank=rank, count=2)
+    assert processes.from_first(make) == {"made by": 0}
     assert made == ([0] if rank == 0 else [])
+    assert processes.gather({"of": rank}) == [{"of": 0}, {"of": 1}]
+    values = [torch.full((2,), float(rank)), torch.tensor(rank)]
+    processes.copy_from_first(values)
+    assert [value.tolist() for value in values] == [[0.0, 0.0], 0]
     torch.distributed.destroy_process_group()
 
 
-def test_all_processes_get_the_first_ones_result(tmp_path):
+def test_two_processes_exchange_results(tmp_path):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=take_from_first, args=(rank, tmp_path / "store")) for rank in range(2)]
+    processes = [context.Process(target=share_with_another, args=(rank, tmp_path / "store")) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -407,7 +407,7 @@ def test_workers_do_not_change_the_weights(data, tmp_path, workers):
     assert losses(tmp_path / "some") == losses(tmp_path / "none")
 
 
-@pytest.mark.parametrize(("cores", "beside", "expected"), [(1, 1, 1), (2, 1, 1), (12, 1, 6), (64, 1, 8), (16, 4, 2)])
+@pytest.mark.parametrize(("cores", "beside", "expected"), [(1, 1, 1), (2, 1, 1), (12, 1, 6), (64, 1, 16), (16, 4, 2)])
 def test_the_default_number_of_workers_depends_on_the_cores(monkeypatch, cores, beside, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(beside))
