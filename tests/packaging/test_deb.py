@@ -13,7 +13,7 @@ from debian_packages import BUILD, Packages
 
 CONFIG = "etc/zsad-agent/agent.yaml"
 PYTHON = "/opt/zsad-agent/venv/bin/python"
-OPENS_DOORS = "import zsad_agent.plant as plant; plant.ModbusServer, plant.OpcUaServer"
+OPENS_DOORS = "import gpiod, zsad_agent.plant.opcua_server"
 
 
 @pytest.fixture

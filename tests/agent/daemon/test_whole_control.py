@@ -75,6 +75,7 @@ def check_settings_and_refusals(operator: PlantOperator) -> bytes:
 
 def send_with_nonce(operator: PlantOperator) -> bytes:
     """Sends a command that has the agent's nonce instead of a time; gives its payload."""
+    operator.wait_for(lambda: operator.payloads(f"{BASE}/stats"))
     nonce = json.loads(operator.payloads(f"{BASE}/stats")[-1])["command_nonce"]
     payload = json.dumps({"value": 0.25, "id": "no clock", "nonce": nonce}).encode()
     operator.publish(SET_THRESHOLD, payload)

@@ -260,7 +260,7 @@ def test_config_without_a_camera_gets_one(pages: Pages, text: str) -> None:
         ({"trigger": "never"}, 422, "trigger"),
         ({"name": "a/b"}, 422, "name"),
         ({"name": "stats"}, 422, "stats"),
-        ({"product": "spoon"}, 422, "spoon"),
+        ({"product": "bottles"}, 422, "bottles"),
         ({"source": "/no/such"}, 422, "/no/such"),
         ({"fps": 0}, 422, "fps"),
         ({"fps": "5"}, 422, "fps"),
