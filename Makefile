@@ -1,6 +1,6 @@
 # make demo    teaches a product, inspects it and opens the page; no camera, broker or torch. Ctrl-C or DEMO_FRAMES=N ends it
 # make test    lint, types and the whole test suite
-# make chaos   fault tests at full length (half an hour): kills, bad brokers and networks, load, soak; prints a table
+# make chaos   fault tests at full length (an hour or more): kills, bad brokers and networks, load, soak; prints a table
 # make lint    only ruff and mypy
 # make clean   removes everything that the other targets made
 # Needs Debian or Ubuntu with Python >= 3.11. PYTHON=… selects one; default: the first found.
