@@ -17,6 +17,7 @@ STEP_ROWS = 64  # deleted with one commit, which takes a few milliseconds
 SHRINK_PAGES = 64  # returned to the disk with one step
 SLACK_PAGES = 1024  # free pages kept for new results
 LOW_DISK_BYTES = 50_000_000  # free on the disk: the file no longer grows, so that the spool has room
+LOW_DISK_ROWS = 1000  # the newest results, a few MB, are kept even then
 DAY_MS = 86_400_000
 DAY_EVERY_S = 3600.0  # shortest time between two deletions of a day by age
 
@@ -60,11 +61,12 @@ class Pruner:
         page_bytes, pages, free = (
             db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
         )
-        most = self._max_bytes // page_bytes
+        most, kept = self._max_bytes // page_bytes, 0
         if self._is_low():
-            most = min(most, pages - SLACK_PAGES // 8)
+            most, kept = min(most, pages - SLACK_PAGES // 8), LOW_DISK_ROWS
         if pages - free > most:
-            oldest = db.execute("SELECT n FROM results ORDER BY n LIMIT ?", (max(STEP_ROWS, 2 * added),)).fetchall()
+            query = "SELECT n FROM results WHERE n <= (SELECT max(n) FROM results) - ? ORDER BY n LIMIT ?"
+            oldest = db.execute(query, (kept, max(STEP_ROWS, 2 * added))).fetchall()
             return bool(oldest) and self._delete(db, [n for (n,) in oldest])
         if free > SLACK_PAGES and (pages > most or free > pages // 2):
             for _ in range(SHRINK_PAGES):  # one by one: the module runs only the first step of a pragma without rows

@@ -153,6 +153,13 @@ def test_nearly_full_disk_keeps_the_newest_results_and_is_stated(
         wait_until(lambda: history.fault is None)
 
 
+def test_nearly_full_disk_leaves_a_small_history_alone(tmp_path: Path) -> None:
+    with HistoryStore(tmp_path / "h", disk_free=lambda folder: 10_000_000) as history:
+        for seq in range(300):
+            put(history, [make_result(seq)])
+        assert len(ids(history)) == 300
+
+
 def test_one_step_is_short(tmp_path: Path) -> None:
     path = tmp_path / "h"
     with filled(path, [make_result(seq) for seq in range(5000)]):
