@@ -61,8 +61,8 @@ class Wiring:
 class Handshake:
     """Used from any thread. Several doors (Modbus, OPC UA) may serve the same machine.
 
-    A door is one place where a PLC sets signals. Trigger counts at each door by itself; ResultsAck and Reset are set if
-    they are set at one of the doors.
+    A door is one place where a PLC sets signals. Trigger, ResultsAck and Reset count at each door by itself: another
+    door that holds a signal does not hide it. The next cycle waits until they are 0 at all doors.
     """
 
     def __init__(
@@ -111,7 +111,6 @@ class Handshake:
         trigger_id = None
         with self._lock:
             before = self._doors.get(door, Inputs())
-            acknowledged = self._any("results_ack")
             self._doors[door] = inputs
             for name in EDGES:
                 if getattr(inputs, name) and not getattr(before, name):
@@ -120,7 +119,7 @@ class Handshake:
                 self._program_to_set = inputs.program_select
             if inputs.reset and not before.reset:
                 self._reset()
-            if self._any("results_ack") and not acknowledged:
+            if inputs.results_ack and not before.results_ack:
                 if self._state is _State.RESULTS:
                     self._clear_result()
                     self._state = _State.RELEASE

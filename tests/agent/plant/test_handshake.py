@@ -185,6 +185,16 @@ def test_both_doors_trigger_but_only_one_part_is_inspected(line: Line) -> None:
     assert line.set(trigger=False).trigger_ready
 
 
+def test_an_acknowledgement_counts_while_another_door_holds_one(line: Line) -> None:
+    line.set(OTHER_DOOR, results_ack=True)  # a client that left without a word
+    line.set(trigger=True)
+    line.answer()
+    assert line.outputs.results_ready
+    assert not line.set(results_ack=True).results_ready
+    assert not line.set(results_ack=False, trigger=False).trigger_ready
+    assert line.set(OTHER_DOOR, results_ack=False).trigger_ready
+
+
 def test_a_program_is_set_between_two_parts(line: Line) -> None:
     line.set(trigger=True)
     line.set(program_select=2)
