@@ -195,7 +195,7 @@ def _check_range(name: str, low: float, high: float) -> None:
 
 
 def _own_tokens(bundle: Bundle) -> FeatureScale | None:
-    return next((scale for scale in bundle.manifest.features or () if scale.file is None), None)
+    return next((scale for scale in bundle.manifest.features or () if scale.own), None)
 
 
 def _ports(bundle: Bundle, own_tokens: FeatureScale | None) -> dict[str, tuple[str, list[int]]]:

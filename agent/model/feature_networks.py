@@ -1,9 +1,7 @@
 """The networks of a bundle whose tokens teach-in compares with those of good parts."""
 
-import hashlib
 import math
 import time
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any
@@ -22,7 +20,6 @@ from zsad_core.picture import resize_to_input
 STRIP_TILES = 3  # side by side, in a view three times as wide as high
 LENGTH_SLACK = 0.02  # of a unit vector; half precision changes its length by less
 _TIMED_RUNS = 2
-_WITH_BODIES = frozenset({"If", "Loop", "TensorIterator"})
 
 
 class FeatureNetworks:
@@ -69,12 +66,12 @@ class FeatureNetworks:
         rows, columns = (1, STRIP_TILES) if strip else (scale.tiles, scale.tiles)
         height, width = scale.input_hw
         h, w = scale.grid_hw
-        if scale.file is None and not strip:
+        if scale.own and not strip:
             found = self._detector.tokens(view_bgr)
             if found is not None:
                 _check_lengths(scale.name, found)
                 return found.reshape(h, w, scale.width).copy()
-        network = self._network_of(scale)
+        network = self._networks[scale.file]
         picture = resize_to_input(view_bgr, (rows * height, columns * width))
         tokens = np.empty((rows * h, columns * w, scale.width), np.float32)
         for row in range(rows):
@@ -86,138 +83,45 @@ class FeatureNetworks:
 
     def time_ms(self, scale: FeatureScale) -> float:
         """The shortest time of `tokens`, without resizing and the detector's tokens. Measured at the first call."""
-        return scale.tiles**2 * self._network_of(scale).run_ms
+        return scale.tiles**2 * self._networks[scale.file].run_ms
 
     def self_test(self) -> None:
         """As `zsad_agent.model.Predictor.self_test`, for each network."""
         for network in self._networks.values():
             network.self_test()
 
-    def _network_of(self, scale: FeatureScale) -> "_Network":
-        """A scale without a file has a twin with one, see `zsad_core.bundle.FeatureScale`."""
-        return next(self._networks[one.file] for one in self.scales if one.file and one.as_network_of(scale))
-
-
-@dataclass(kw_only=True, eq=False)
-class _Read:
-    """A network before it is compiled."""
-
-    scale: FeatureScale
-    graph: Graph
-    model: Any
-    values: dict[bytes, Any]  # of `_values`
-    states: dict[bytes, str] = field(default_factory=dict)  # values that are outputs too -> their names
-    first: "_Read | None" = None  # what it continues; its inputs are states of that
-
 
 def _load(bundle: Bundle, config: InferenceConfig) -> dict[str, "_Network"]:
-    """File -> compiled network. A network whose first layers are all of another one continues from that one's values.
-
-    So these layers are held once. The six blocks of ViT-Ti that both its scales have in common take 40 MB.
-    """
+    """File -> compiled network."""
     weights = bundle.feature_weights()
-    files = {scale.file: scale for scale in bundle.manifest.features or () if scale.file is not None}
-    read = [_read(bundle, weights, scale) for scale in files.values()]
-    read.sort(key=lambda one: len(one.values))  # of two networks the shorter one can be the beginning
-    for place, one in enumerate(read):
-        before = [other for other in read[:place] if other.first is None and _begins_as(one, other)]
-        if before:
-            _continue(before[-1], one)
-    networks: dict[str, _Network] = {}
-    for one in read:
-        one.values.clear()
-        first = None if one.first is None else networks[str(one.first.scale.file)]
-        networks[str(one.scale.file)] = _Network(one, config, first)
-    return networks
+    files = {scale.file: scale for scale in bundle.manifest.features or ()}
+    return {file: _Network(_graph(bundle, weights, scale), scale, config) for file, scale in files.items()}
 
 
-def _read(bundle: Bundle, weights: bytes, scale: FeatureScale) -> _Read:
-    graph = Graph(
+def _graph(bundle: Bundle, weights: bytes, scale: FeatureScale) -> Graph:
+    return Graph(
         xml=bundle.feature_xml(scale),
         weights=weights,
         source=f"{bundle.path}/{scale.file}",
         bundle_sha256=bundle.sha256,
-        network=PurePath(str(scale.file)).stem,
+        network=PurePath(scale.file).stem,
     )
-    ports = {
-        IMAGE: ("u8", [1, *scale.input_hw, 3]),
-        TOKENS: ("f32", [1, math.prod(scale.grid_hw), scale.width]),
-    }
-    model = read_graph(graph, ports, 1)
-    return _Read(scale=scale, graph=graph, model=model, values=_values(model))
-
-
-def _values(model: Any) -> dict[bytes, Any]:
-    """Hash -> output of a node, for all values that depend on the picture.
-
-    The hash is of all that the value is computed from, so equal values of two graphs have the same one.
-    """
-    hashes: dict[str, tuple[bytes, bool]] = {}  # name of the node -> hash, and whether it depends on the picture
-    found: dict[bytes, Any] = {}
-    for node in model.get_ordered_ops():
-        kind, digest = node.get_type_name(), hashlib.sha256()
-        if kind == "Constant":
-            digest.update(f"{node.get_element_type()} {node.get_output_partial_shape(0)}".encode())
-            digest.update(node.get_data().tobytes())
-        elif kind in _WITH_BODIES:
-            digest.update(node.get_name().encode())  # equal to nothing
-        else:
-            digest.update(repr((kind, sorted((key, str(to)) for key, to in node.get_attributes().items()))).encode())
-        varies = kind == "Parameter"
-        for source in (port.get_source_output() for port in node.inputs()):
-            before, depends = hashes[source.get_node().get_name()]
-            digest.update(before + bytes([source.get_index()]))
-            varies |= depends
-        hashes[node.get_name()] = digest.digest(), varies
-        if varies and kind != "Result":
-            found |= {digest.digest() + bytes([index]): port for index, port in enumerate(node.outputs())}
-    return found
-
-
-def _begins_as(one: _Read, other: _Read) -> bool:
-    """Whether most values of `other` are also values of `one`."""
-    return 2 * len(one.values.keys() & other.values.keys()) > len(other.values)
-
-
-def _continue(first: _Read, one: _Read) -> None:
-    """Makes the values that both have and the rest of `one` needs outputs of `first` and inputs of `one`."""
-    ops = import_openvino().opset13
-    shared = {port.get_node().get_name() for key, port in one.values.items() if key in first.values}
-    inputs = []
-    for key, port in one.values.items():
-        users = [user for user in port.get_target_inputs() if user.get_node().get_name() not in shared]
-        if key not in first.values or not users:
-            continue
-        if key not in first.states:
-            name = first.states[key] = f"state-{len(first.states)}"
-            names = first.values[key].get_names() | {name}
-            output = first.model.add_outputs([first.values[key]])[0]
-            # names with a number that differs at each start would be another model for the cache
-            output.get_tensor().set_names(names)
-            output.get_node().set_friendly_name(name)
-        state = ops.parameter([*port.get_shape()], port.get_element_type())
-        state.output(0).get_tensor().set_names({first.states[key]})
-        state.set_friendly_name(first.states[key])
-        for user in users:
-            user.replace_source_output(state.output(0))
-        inputs.append(state)
-    one.model = import_openvino().Model(one.model.get_results(), inputs, one.graph.network)
-    one.first = first
 
 
 class _Network:
     """A compiled network and its inference request."""
 
-    def __init__(self, read: _Read, config: InferenceConfig, first: "_Network | None" = None) -> None:
-        """Compiles and tests it. `first`: the network that it continues, if there is one."""
-        self._name = read.graph.network
-        self._first = first
-        # the request's own input memory, or that of the first one
-        self._image: np.ndarray = np.zeros((1, *read.scale.input_hw, 3), np.uint8) if first is None else first._image
-        self._states = [] if first is None else [name for port in read.model.inputs for name in port.get_names()]
+    def __init__(self, graph: Graph, scale: FeatureScale, config: InferenceConfig) -> None:
+        """Compiles and tests it."""
+        self._name = graph.network
+        self._image = np.zeros((1, *scale.input_hw, 3), np.uint8)  # the request's own input memory
         self._failed_test: str | None = None
         self._tolerance = tolerance(config)
-        self._request, self._known = compile_tested(read.model, read.graph, config, self._try)
+        ports = {
+            IMAGE: ("u8", [1, *scale.input_hw, 3]),
+            TOKENS: ("f32", [1, math.prod(scale.grid_hw), scale.width]),
+        }
+        self._request, self._known = compile_tested(read_graph(graph, ports, 1), graph, config, self._try)
 
     @cached_property
     def run_ms(self) -> float:
@@ -242,8 +146,7 @@ class _Network:
 
     def _try(self, compiled: Any) -> Tried:
         request = compiled.create_infer_request()
-        if self._first is None:
-            request.set_tensor(IMAGE, import_openvino().Tensor(self._image, shared_memory=True))
+        request.set_tensor(IMAGE, import_openvino().Tensor(self._image, shared_memory=True))
         return request, self._answer(request)
 
     def _answer(self, request: Any) -> np.ndarray:
@@ -251,12 +154,7 @@ class _Network:
         return self._infer(request).copy()
 
     def _infer(self, request: Any) -> np.ndarray:
-        if self._first is not None:
-            self._first._infer(self._first._request)
         try:
-            if self._first is not None:
-                for name in self._states:
-                    request.set_tensor(name, self._first._request.get_tensor(name))
             request.infer()
             tokens = np.asarray(request.get_tensor(TOKENS).data[0])
         except RuntimeError as error:

@@ -18,12 +18,16 @@ class TokenNetwork(nn.Module):
     A ViT gives the patch tokens of its taps after the final norm; a CNN the levels of its pyramid, without projections.
     """
 
-    def __init__(self, name: str, *, input_hw: tuple[int, int], taps: tuple[int, ...], weights: Path) -> None:
-        """Errors as of `build_backbone`."""
+    def __init__(
+        self, name: str, *, input_hw: tuple[int, int], taps: tuple[int, ...], stride: int, weights: Path
+    ) -> None:
+        """`stride`: pixels of a cell; those of a ViT are its patches. Errors as of `build_backbone`."""
         super().__init__()
         with plain_attention(True):
             config = BackboneConfig(name=name, input_hw=input_hw, taps=taps)
             self.backbone: AnyBackbone = build_backbone(config, weights=weights, any_size=False)
+        self.stride = stride
+        self.grid_hw = input_hw[0] // stride, input_hw[1] // stride
         statistics = self.backbone.mean, self.backbone.std  # RGB, of values from 0 to 1
         self.mean, self.std = (torch.tensor(of).view(1, 3, 1, 1) * 255 for of in statistics)
         self.eval()
@@ -31,7 +35,7 @@ class TokenNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         images = (image.flip(3).permute(0, 3, 1, 2).float() - self.mean) / self.std  # RGB [1, 3, H, W]
         if isinstance(self.backbone, PyramidBackbone):
-            levels = self.backbone.levels_on_grid(images)
+            levels = self.backbone.levels_on_grid(images, self.stride)
             taps = [features.flatten(2).transpose(1, 2) for features in levels]
         else:
             _, taps = self.backbone(images)

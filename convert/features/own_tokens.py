@@ -13,24 +13,46 @@ from zsad_core.openvino_offline import import_openvino, openvino_core
 _PROJECTION = re.compile(r"\bbackbone\.projections\.(\d+)/")
 
 
-def with_tokens(ir: tuple[bytes, bytes], grid_hw: tuple[int, int]) -> tuple[bytes, bytes]:
+def with_tokens(ir: tuple[bytes, bytes], levels: Sequence[int], grid_hw: tuple[int, int]) -> tuple[bytes, bytes]:
     """(model.xml, model.bin) of a `PyramidBackbone`'s detector, with an output as that of a `TokenNetwork`.
 
+    Args:
+        ir: the detector's.
+        levels: places of the wanted levels among the taps of its backbone.
+        grid_hw: of the tokens; no level has more cells than this.
+
     Raises:
-        BundleError: the graph has no projections of levels on this grid.
+        BundleError: the graph has no projections of these levels.
     """
     model = openvino_core().read_model(model=ir[0], weights=ir[1])
-    levels: dict[int, Any] = {}
+    found: dict[int, Any] = {}
     for node in model.get_ordered_ops():
         named = _PROJECTION.search(node.get_friendly_name())
-        if named and node.get_type_name() == "Convolution" and list(node.input(0).get_shape())[2:] == list(grid_hw):
-            levels[int(named[1])] = node.input_value(0)
-    if not levels or sorted(levels) != list(range(len(levels))):
-        raise BundleError(f"model.xml: has no levels of a CNN on a grid of {grid_hw}: found {sorted(levels)}")
-    result = _unit_vectors([levels[index] for index in sorted(levels)])
+        if named and node.get_type_name() == "Convolution":
+            found[int(named[1])] = _before_resizing(node.input_value(0))
+    if not set(levels) <= found.keys():
+        raise BundleError(f"model.xml: has no levels {list(levels)} of a CNN: found {sorted(found)}")
+    result = _unit_vectors([_on_grid(found[level], grid_hw) for level in levels])
     result.get_output_tensor(0).set_names({"tokens"})
     model.add_outputs([result.output(0)])
     return serialise(model, "fp32")  # the constants stay as they are, in half precision
+
+
+def _before_resizing(value: Any) -> Any:
+    """The level of the CNN that was brought to the detector's grid."""
+    node = value.get_node()
+    return node.input_value(0) if node.get_type_name() in ("AvgPool", "Interpolate") else value
+
+
+def _on_grid(level: Any, grid_hw: tuple[int, int]) -> Any:
+    """[1, C, h, w] -> [1, C, *grid_hw], as `PyramidBackbone.levels_on_grid` does with coarser levels."""
+    height, width = list(level.get_shape())[2:]
+    if (height, width) == grid_hw:
+        return level
+    if height > grid_hw[0] or width > grid_hw[1]:
+        raise BundleError(f"model.xml: a level has {height} x {width} cells, more than {grid_hw}")
+    axes = np.array([2, 3])
+    return import_openvino().opset13.interpolate(level, np.array(grid_hw), "linear_onnx", "sizes", axes=axes)
 
 
 def _unit_vectors(levels: Sequence[Any]) -> Any:

@@ -65,13 +65,14 @@ class PyramidBackbone(nn.Module):
         ]
         return [patches.mean(dim=1) for patches in patch_tokens], patch_tokens
 
-    def levels_on_grid(self, images: Tensor) -> list[Tensor]:
+    def levels_on_grid(self, images: Tensor, stride: int = GRID_STRIDE) -> list[Tensor]:
         """The tapped levels before the projections, each [B, C, h, w] with a width of its own.
 
         Args:
             images: as of `forward`.
+            stride: input pixels of a cell.
         """
-        grid_hw = self.grid_hw((int(images.shape[2]), int(images.shape[3])))
+        grid_hw = int(images.shape[2]) // stride, int(images.shape[3]) // stride
         levels = self.cnn.forward_intermediates(images, indices=self._levels, intermediates_only=True)
         return [_to_grid(features, grid_hw) for features in levels]
 

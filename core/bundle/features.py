@@ -24,8 +24,8 @@ class FeatureScale(RecordModel):
     """A network's graph takes `image` uint8 BGR [1, H, W, 3] and gives `tokens` float32 [1, h * w, width]."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-    # The graph; its constants lie in model.bin. None: the main model has the output `tokens`.
-    file: Annotated[str, Field(pattern=r"^features-[a-z0-9-]{1,60}\.xml$")] | None
+    file: Annotated[str, Field(pattern=r"^features-[a-z0-9-]{1,60}\.xml$")]  # the graph; its constants: model.bin
+    own: bool = False  # the main model has the output `tokens` too, with the same values
     input_hw: tuple[Side, Side]  # of one tile
     grid_hw: tuple[Annotated[int, Field(gt=0, le=MAX_CELLS)], Annotated[int, Field(gt=0, le=MAX_CELLS)]]
     width: Annotated[int, Field(gt=0, le=MAX_WIDTH)]
@@ -43,11 +43,11 @@ def scales_fault(scales: Sequence[FeatureScale], main_hw: tuple[int, int]) -> st
     name, count = next(iter(Counter(scale.name for scale in scales).most_common(1)), ("", 0))
     if count > 1:
         return f"{name!r} occurs {count} times"
+    if sum(scale.own for scale in scales) > 1:
+        return "the main model can have the output tokens of one scale only"
     for scale in scales:
-        if scale.file is None and (scale.tiles, scale.input_hw) != (1, main_hw):
-            return f"{scale.name}: without a file it takes the main model's input {main_hw} as one tile"
-        if scale.file is None and not any(one.file and one.as_network_of(scale) for one in scales):
-            return f"{scale.name}: without a file it needs another scale whose network gives the same tokens"
+        if scale.own and (scale.tiles, scale.input_hw) != (1, main_hw):
+            return f"{scale.name}: an output of the main model takes its input {main_hw} as one tile"
         if any(one.file == scale.file and not one.as_network_of(scale) for one in scales):
             return f"{scale.name}: another scale says that {scale.file} has another input or output"
     return None

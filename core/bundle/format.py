@@ -178,13 +178,11 @@ class Bundle:
         return replace(self, model_xml=xml, model_bin=weights, variant_xml=b"", variant_bin=b"")
 
     def feature_xml(self, scale: FeatureScale) -> bytes:
-        """The graph of a scale with a file, read and checked again: `load_bundle` does not keep it.
+        """The graph of a scale, read and checked again: `load_bundle` does not keep it.
 
         Raises:
             BundleError: it cannot be read, or was changed since the bundle was loaded.
         """
-        if scale.file is None:
-            raise ValueError(f"{scale.name}: is an output of the main model and has no file")
         text = self._read_again(scale.file, MAX_XML_BYTES)
         check_model_xml(text, f"{self.path}/{scale.file}")
         return text
@@ -280,7 +278,7 @@ def _read_files(read: BundleReader, path: Path, manifest: Manifest) -> dict[str,
     needs_text = manifest.model.prompt_shape is not None
     needed = [name for name in PAYLOAD_FILES if needs_text or name != PROMPTS]
     needed += VARIANT_FILES if manifest.variant else ()
-    needed += dict.fromkeys(scale.file for scale in manifest.features or () if scale.file)
+    needed += dict.fromkeys(scale.file for scale in manifest.features or ())
     missing = [name for name in needed if name not in manifest.files]
     if missing:
         raise BundleError(f"{path}/{MANIFEST}: files: no hash for {', '.join(missing)}. Export the bundle again.")

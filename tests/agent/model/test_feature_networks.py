@@ -165,14 +165,14 @@ def test_zsad_tiny_gives_the_tokens_of_its_last_picture_and_runs_its_network_for
 ) -> None:
     detector, networks = loaded(ROOT / "agent" / "bundles" / "zsad-tiny", config)
     whole, tiles = networks.scales
-    assert (whole.file, tiles.tiles) == (None, 2)
+    assert (whole.own, tiles.own, tiles.tiles) == (True, False, 2)
     first, second = (read_image(path) for path in sorted(find_images(ROOT / "demo" / "stream"))[:2])
     detector.predict(first)
     from_detector = detector.tokens(first)
     assert from_detector is not None
     own = networks.tokens(first, whole)
-    assert own.shape == (16, 16, 176)
-    assert np.array_equal(own.reshape(-1, 176), from_detector)
+    assert own.shape == (32, 32, 152)
+    assert np.array_equal(own.reshape(-1, 152), from_detector)
     assert detector.tokens(second) is None
     detector.predict(second)
     from_network = networks.tokens(first, whole)
@@ -188,10 +188,9 @@ def test_zsad_small_lays_out_all_scales(config: InferenceConfig) -> None:
     shapes = {scale.name: networks.tokens(image, scale).shape for scale in networks.scales}
     assert shapes == {
         "vit-whole": (14, 14, 576),
-        "cnn-whole": (16, 16, 176),
-        "vit-tiles": (28, 28, 384),
-        "cnn-tiles": (32, 32, 176),
+        "cnn-whole": (32, 32, 152),
+        "cnn-tiles": (64, 64, 152),
     }
     strips = [networks.tokens(image, scale, strip=True).shape for scale in networks.scales if scale.tiles == 1]
-    assert strips == [(14, 42, 576), (16, 48, 176)]
+    assert strips == [(14, 42, 576), (32, 96, 152)]
     networks.self_test()

@@ -78,10 +78,10 @@ def test_a_graph_without_a_hash_is_refused(taught: Path) -> None:
     [
         ([], "features: .* at least 1 item"),
         ([{}, {}], "'colour-whole' occurs 2 times"),
-        ([{"file": None}], "needs another scale whose network gives the same tokens"),
-        ([{"file": None}, {"name": "b", "width": 4}], "needs another scale"),
-        ([{"file": None, "tiles": 2}, {"name": "b"}], "takes the main model's input"),
-        ([{"file": None, "input_hw": [32, 32]}, {"name": "b"}], "takes the main model's input"),
+        ([{"file": None}], "features.0.file"),
+        ([{"own": True, "tiles": 2}], "takes its input"),
+        ([{"own": True, "input_hw": [32, 32]}], "takes its input"),
+        ([{"own": True}, {"own": True, "name": "b"}], "of one scale only"),
         ([{}, {"name": "b", "grid_hw": [8, 8]}], "has another input or output"),
         ([{"file": "model.xml"}], "features.0.file"),
         ([{"file": "../features-a.xml"}], "features.0.file"),
@@ -102,16 +102,15 @@ def test_shipped_bundles_have_these_scales() -> None:
     def told(scale: FeatureScale) -> tuple[object, ...]:
         return scale.name, scale.input_hw, scale.grid_hw, scale.width, scale.tiles, scale.memory
 
-    vit, cnn = ((224, 224), (14, 14)), ((256, 256), (16, 16))
+    cnn = ((256, 256), (32, 32), 152)
     small = load_bundle(SHIPPED / "zsad-small").manifest.features or ()
     assert [told(scale) for scale in small] == [
-        ("vit-whole", *vit, 576, 1, 3000),
-        ("cnn-whole", *cnn, 176, 1, 2000),
-        ("vit-tiles", *vit, 384, 2, 2000),
-        ("cnn-tiles", *cnn, 176, 2, 2000),
+        ("vit-whole", (224, 224), (14, 14), 576, 1, 3000),
+        ("cnn-whole", *cnn, 1, 2000),
+        ("cnn-tiles", *cnn, 2, 2000),
     ]
     tiny = load_bundle(SHIPPED / "zsad-tiny").manifest.features or ()
-    assert [told(scale) for scale in tiny] == [told(small[1]), told(small[3])]
-    assert [scale.file for scale in tiny] == [None, "features-cnn-tiles.xml"]
+    assert [told(scale) for scale in tiny] == [told(scale) for scale in small[1:]]
+    assert [[scale.own for scale in scales] for scales in (small, tiny)] == [[False] * 3, [True, False]]
     for scale in (*small, *tiny):
-        assert scale.parity is not None and scale.parity.max_difference <= scale.parity.tolerance <= 0.01
+        assert scale.parity is not None and scale.parity.max_difference <= scale.parity.tolerance <= 0.02
