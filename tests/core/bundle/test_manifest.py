@@ -168,7 +168,7 @@ def test_this_agent_version_reads_the_bundles_that_it_writes():
 
 def test_the_committed_schema_is_up_to_date():
     committed = Path(schema_module.__file__).with_name("manifest.schema.json")
-    assert committed.read_text() == manifest_schema(), "python -m zsad_core.bundle.manifest_schema writes it anew"
+    assert committed.read_text() == manifest_schema(), "python -m zsad_core.bundle.manifest_schema prints it anew"
 
 
 @pytest.fixture(scope="module")
