@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent import inspection, sources, teaching
+from zsad_agent import inspection, learning, sources, teaching
 from zsad_agent.system import configure_logging, keep_memory_small, one_line, printable
 from zsad_agent.tools.calibrate import MIN_FALSE_REJECT_RATE
 from zsad_agent.tools.capture_goods import capture_goods
@@ -57,8 +57,9 @@ def main(arguments: list[str]) -> int:
     view = inspection.View(camera.region_xywh, camera.ignore_mask)
     inference = config.inference.model_copy(update={"product": GENERIC_PRODUCT})  # the config's may yet be taught
     bundle = open_bundle(inference)
-    frames = _good_frames(args, camera)
-    bad = _cut(_bad_frames(args, camera, frames), view)
+    kept_frames = _frames(args.keep, camera) if args.keep else []
+    frames = _without(_good_frames(args, camera), kept_frames)
+    bad = _cut(_bad_frames(args, camera, frames + kept_frames), view)
     detector = Detector(bundle, inference)
     networks = FeatureNetworks(bundle, inference, detector)
     goods = _cut(frames, view)
@@ -75,6 +76,9 @@ def main(arguments: list[str]) -> int:
         unchecked=args.unchecked,
         progress=say_progress,
     )
+    if kept := _cut(kept_frames, view):
+        kit = learning.Networks(detector=detector, features=networks, config=inference)
+        taught = learning.learn_kept(taught, kept, bad, kit, say_progress)
     stored = store.add(taught.profile)
     path = stored.path
     assert path is not None
@@ -82,7 +86,7 @@ def main(arguments: list[str]) -> int:
     predictor = teaching.TaughtPredictor(detector, networks, lambda product: stored, inference)
     predict = partial(predictor.predict, product=args.product)
     try:
-        teaching.write_sheet(taught, stored, sheet, goods=goods, bad=bad, predict=predict)
+        teaching.write_sheet(taught, stored, sheet, goods=[*goods, *kept], bad=bad, predict=predict)
     except ProfileError as error:  # the profile is in use all the same
         print(f"zsad-agent: {error}", file=sys.stderr)
     name_left_out(taught)
@@ -113,6 +117,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--every-ms", type=count, default=500, metavar="MS", help="time between two pictures of a camera; default 500"
     )
     parser.add_argument("--bad", nargs="+", type=Path, metavar="PATH", help="pictures of bad parts: how many are found")
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="good parts that an earlier run left out as outliers: they are good, so learn them",
+    )
     add_rate_flag(parser)
     parser.add_argument(
         "--mode",
@@ -162,7 +174,7 @@ def _bad_frames(args: argparse.Namespace, camera: CameraConfig, goods: Sequence[
         ImageError: one of them is among the good parts, so that it would be learned.
     """
     frames = _frames(args.bad, camera) if args.bad else []
-    known = {os.path.realpath(name) for name, _ in goods} if args.paths else set()
+    known = {os.path.realpath(name) for name, _ in goods}
     if both := [name for name, _ in frames if os.path.realpath(name) in known]:
         raise ImageError(f"{both[0]}: is among the good parts and among those of --bad ({len(both)} such pictures)")
     return frames
@@ -180,6 +192,11 @@ def _frames(paths: Sequence[Path], camera: CameraConfig) -> list[Named]:
         if not os.path.lexists(path):
             raise ImageError(f"{path}: no such file or folder")
     return [(str(path), partial(read_image, path, camera.used_bits)) for path, _ in find_pictures(paths)]
+
+
+def _without(frames: Sequence[Named], others: Sequence[Named]) -> list[Named]:
+    known = {os.path.realpath(name) for name, _ in others}
+    return [frame for frame in frames if os.path.realpath(frame[0]) not in known]
 
 
 def _same(image: np.ndarray) -> np.ndarray:
@@ -223,6 +240,8 @@ def name_left_out(taught: Taught) -> None:
     for left_out in taught.left_out:
         text = one_line(f"{left_out.name}: {left_out.reason}", MAX_REASON)
         print(f"zsad-agent: left out: {printable(text)}", file=sys.stderr)
+    if taught.outliers:
+        print("zsad-agent: if a part that looks different is good, name it with --keep", file=sys.stderr)
     for name in taught.missed:
         print(f"zsad-agent: missed: {printable(name)}: scores {taught.bad_scores[name]:.3f}", file=sys.stderr)
 

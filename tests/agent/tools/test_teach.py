@@ -130,6 +130,25 @@ def test_pictures_that_are_not_learned_are_named(
     assert len(json.loads(told.out)["left_out"]) == 3
 
 
+def test_an_outlier_that_a_person_keeps_is_learned(
+    bundle: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goods = write_parts(tmp_path / "goods", range(20))
+    odd, image = goods / "odd.png", part(30)
+    image[30:62, 40:72] = (255, 255, 90)  # not dark, so the bundle sees no defect
+    cv2.imwrite(str(odd), image)
+    teach(bundle, goods, "--json")
+    told = capsys.readouterr()
+    assert json.loads(told.out)["outliers"] == [str(odd)] and "--keep" in told.err
+    teach(bundle, goods, "--json", "--keep", odd)
+    report = output(capsys)
+    assert (report["left_out"], report["goods"]) == ([], 21)
+    assert main(["score", str(odd), "--product", "nut", "--bundle", str(bundle), "--json"]) == 0
+    assert output(capsys)["verdict"] == "ok"
+    teach(bundle, goods, "--keep", odd, "--bad", odd, code=1)
+    assert "is among the good parts and among those of --bad" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("goods", [0, 2])
 def test_too_few_goods_teach_nothing_and_the_earlier_profile_stays(
     goods: int, bundle: Path, parts: Path, tmp_path: Path, store: ProfileStore, capsys: pytest.CaptureFixture[str]
