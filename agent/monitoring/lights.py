@@ -81,6 +81,8 @@ def _broker(agent: AgentSnapshot) -> Light:
     waiting = agent.stats.spool.entries
     text = agent.broker_fault or "not connected"
     advice = f"Inspection goes on, and {waiting} results wait for the broker. Test the broker under Set up"
+    if waiting == 1:
+        advice = "Inspection goes on, and 1 result waits for the broker. Test the broker under Set up"
     return Light(name="broker", state=FAIL, text=text, advice=advice)
 
 

@@ -180,6 +180,6 @@ def test_dead_camera_broker_and_agent_are_seen_at_once_with_what_to_do(
         assert seconds_until_seen(page, "Check its cable, power, lens, light and product.") < LIMIT_S + SLACK_S
         station.camera.refusing = False
         broker.kill()
-        assert seconds_until_seen(page, "results wait for the broker") < LIMIT_S + SLACK_S
+        assert seconds_until_seen(page, "for the broker. Test the broker") < LIMIT_S + SLACK_S
         station.agent.kill()
         assert seconds_until_seen(page, "The agent does not answer.") < LIMIT_S + SLACK_S

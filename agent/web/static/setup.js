@@ -84,7 +84,8 @@ function sourcePart(app, camera) {
       const hadFocus = list.contains(document.activeElement);
       sync(list, found, JSON.stringify, (device) => deviceItem(app, device));
       if (hadFocus && !list.contains(document.activeElement)) again.focus();
-      return found.length ? t("source.found", { n: found.length }) : t("source.none");
+      if (!found.length) throw new Error(t("source.none"));
+      return t("source.found", { n: found.length });
     });
   const again = button(t("source.find"), find);
   const present = h("code", {}, camera.source);

@@ -58,6 +58,14 @@ test("what the agent says often is told in the language of the page, also in par
     text: "Kamera verloren: stream rtsp://10.0.0.8/a: seit 5 s kein Bild",
     lang: "de",
   });
+  assert.equal(
+    reason("stream http://10.0.0.8/a: the connection ended: gives no more frames").text,
+    "stream http://10.0.0.8/a: Die Verbindung ist beendet: Es kommen keine Bilder mehr",
+  );
+  assert.match(
+    reason("Inspection goes on, and 1 result waits for the broker. Test the broker under Set up").text,
+    /1 Ergebnis wartet auf den Broker/,
+  );
   assert.match(reason("paused; something new: 3").text, /^angehalten; something new: 3$/);
   assert.match(
     reason("no part: what stands out covers 0.3% of the frame, good parts cover 20.1% to 23.0% of the frame").text,
