@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -133,6 +134,8 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             controller.wait_idle(ANSWER_S)  # the reload command is answered before the restart
         ending = drain_and_flush(agent.pipeline, publisher, spool, ends)
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
+        if restart.event.is_set() and controller is not None and controller.reload_waits:
+            signal.raise_signal(signal.SIGHUP)  # the file may have changed after it was read: the next run reads it
     lost = ending.lost + publisher.stats.given_up.get(Cause.DAMAGE, 0)
     code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
     calm = ending.drained and _is_calm(agent, controller, notifier, ends)

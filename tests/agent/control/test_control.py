@@ -387,6 +387,18 @@ def test_stop_does_not_wait_for_a_switch_and_its_outcome_is_not_reported(plant: 
     assert plant.controls.thresholds["cam0"] == 0.5
 
 
+def test_reload_that_waits_at_the_stop_is_known(plant: Plant) -> None:
+    controller = plant.start()
+    with controller:
+        plant.publisher.arrive("bundle", plant.payload("slow"))
+        assert plant.controls.switching.wait(60)
+        assert not controller.reload_waits
+        controller.reload()
+    assert controller.reload_waits  # the daemon carries it out after its restart
+    plant.controls.let_go.set()
+    wait_until(lambda: not any(thread.name == "zsad-control" for thread in threading.enumerate()))
+
+
 def test_stop_is_quick_and_leaves_no_thread(plant: Plant) -> None:
     with plant.start():
         left_s = time.monotonic()
