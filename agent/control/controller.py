@@ -153,12 +153,6 @@ class Controller(Service):
         """Whether a command was still running at the stop: a compiler cannot be interrupted."""
         return self._left.is_set() and self.alive
 
-    @property
-    def reload_waits(self) -> bool:
-        """Whether a call of `reload` was not carried out before the stop."""
-        with self._changed:
-            return any(one.target.key is Key.RELOAD and one.payload is None for one in self._waiting)
-
     def wait_idle(self, timeout_s: float) -> bool:
         """Waits until the running command, if any, is answered."""
         with self._changed:

@@ -225,9 +225,16 @@ class RunningAgent:
 class ReloadRequest:
     """A restart of the agent with the current config file."""
 
-    def __init__(self, reread: Callable[[], AgentConfig] | None, *, again: bool, fault: str | None) -> None:
-        """Requests nothing yet. `reread` reads and checks the file; None: there is none."""
+    def __init__(
+        self, reread: Callable[[], AgentConfig] | None, *, again: bool, fault: str | None, late: bool = False
+    ) -> None:
+        """Requests nothing yet. `reread` reads and checks the file; None: there is none.
+
+        `late`: the run before was told that the file has changed, and ended before it read the file again.
+        """
         self._reread = reread
+        self._late = late
+        self.unread = False  # told that the file has changed, and not read since
         self.again = again  # this start follows a reload
         self.fault = fault  # why the config of the last reload is not used; None: it is used
         self.begun = False  # the cameras of this run are being read
@@ -242,8 +249,16 @@ class ReloadRequest:
         """
         if self._reread is None:
             raise ConfigError("the agent was started without a config file, so there is no file to read again")
+        self.unread = False
         self.config = self._reread()
         self.event.set()
+
+    def on_hangup(self, hangup: bool, reload: Callable[[], None]) -> None:
+        """Calls `reload` if a SIGHUP came since the last call (`hangup`), and once if the run before was late."""
+        if hangup or self._late:
+            self._late, self.unread = False, True
+            logger.info("SIGHUP: the config file is read again")
+            reload()
 
     def ask_in_background(self) -> None:
         """As `ask`, in a thread, because a disk may hang. A fault is logged, and the agent continues."""

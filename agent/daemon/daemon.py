@@ -3,7 +3,6 @@
 import importlib
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,9 +54,9 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
     notifier = Notifier(os.environ)
     before: AgentConfig | None = None  # the config until the reload
     fault: str | None = None
-    started = False
+    started = late = False
     while True:
-        restart, started = ReloadRequest(options.reread, again=started, fault=fault), True
+        restart, started = ReloadRequest(options.reread, again=started, fault=fault, late=late), True
         try:
             code = _run_once(config, options, notifier, restart)
         except ZsadError as error:
@@ -69,7 +68,7 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
             continue
         if restart.config is None or options.stop.is_set():
             return code
-        before, config, fault = config, restart.config, None
+        before, config, fault, late = config, restart.config, None, restart.unread
         configure_logging(config.log_level, config.log_format)
         logger.info("restarting with the new config")
 
@@ -124,9 +123,8 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         restart.begun = True
         notifier.ready()
         ends = (options.stop, restart.event)
-        _inspect(
-            base, agent, notifier, ends, (partial(last.keep, publisher), partial(_on_hangup, options.hangup, reload))
-        )
+        tend = (partial(last.keep, publisher), lambda: restart.on_hangup(options.hangup(), reload))
+        _inspect(base, agent, notifier, ends, tend)
         stop_by_s = time.monotonic() + STOP_S
         if not restart.event.is_set():
             notifier.stopping()
@@ -134,8 +132,6 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
             controller.wait_idle(ANSWER_S)  # the reload command is answered before the restart
         ending = drain_and_flush(agent.pipeline, publisher, spool, ends)
         services.stop(stop_by_s if options.stop.is_set() else time.monotonic() + STOP_S)
-        if restart.event.is_set() and controller is not None and controller.reload_waits:
-            signal.raise_signal(signal.SIGHUP)  # the file may have changed after it was read: the next run reads it
     lost = ending.lost + publisher.stats.given_up.get(Cause.DAMAGE, 0)
     code = _exit_code(agent.pipeline, lost, by_itself=not any(end.is_set() for end in ends))
     calm = ending.drained and _is_calm(agent, controller, notifier, ends)
@@ -218,12 +214,6 @@ def _exit_code(pipeline: Pipeline, lost: int, *, by_itself: bool) -> int:
     if unreadable := pipeline.unreadable if by_itself else 0:
         logger.error("pictures that could not be decoded, so their verdict is unknown: %d", unreadable)
     return 1 if pipeline.failure is not None or lost or unreadable else 0
-
-
-def _on_hangup(hangup: Callable[[], bool], reload: Callable[[], None]) -> None:
-    if hangup():
-        logger.info("SIGHUP: the config file is read again")
-        reload()
 
 
 def _retained_topics(config: AgentConfig) -> set[str]:

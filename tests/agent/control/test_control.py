@@ -12,8 +12,8 @@ from controller_plant import NOW_S, Plant
 from fake_controls import FakeControls
 from mqtt_listener import wait_until
 
-from zsad_agent.config import HeatmapConfig
-from zsad_agent.control import CameraSettings, CommandError, StoredSettings
+from zsad_agent.config import AgentConfig, HeatmapConfig
+from zsad_agent.control import CameraSettings, CommandError, ReloadRequest, StoredSettings
 from zsad_agent.control.controller import MAX_A_SECOND, MAX_WAITING
 from zsad_agent.model import Outcome
 
@@ -387,16 +387,18 @@ def test_stop_does_not_wait_for_a_switch_and_its_outcome_is_not_reported(plant: 
     assert plant.controls.thresholds["cam0"] == 0.5
 
 
-def test_reload_that_waits_at_the_stop_is_known(plant: Plant) -> None:
-    controller = plant.start()
-    with controller:
-        plant.publisher.arrive("bundle", plant.payload("slow"))
-        assert plant.controls.switching.wait(60)
-        assert not controller.reload_waits
-        controller.reload()
-    assert controller.reload_waits  # the daemon carries it out after its restart
-    plant.controls.let_go.set()
-    wait_until(lambda: not any(thread.name == "zsad-control" for thread in threading.enumerate()))
+def test_sighup_after_the_file_was_read_is_carried_out_by_the_next_run() -> None:
+    asked: list[str] = []
+    first = ReloadRequest(lambda: AgentConfig(), again=False, fault=None)
+    first.on_hangup(False, lambda: asked.append("first"))
+    assert asked == []
+    first.on_hangup(True, first.ask)
+    assert first.config is not None and not first.unread
+    first.on_hangup(True, lambda: asked.append("too late"))  # the controller has stopped
+    second = ReloadRequest(lambda: AgentConfig(), again=True, fault=None, late=first.unread)
+    for _ in range(2):
+        second.on_hangup(False, lambda: asked.append("second"))
+    assert asked == ["too late", "second"]
 
 
 def test_stop_is_quick_and_leaves_no_thread(plant: Plant) -> None:
