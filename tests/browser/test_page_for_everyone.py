@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser_visit import Visit
@@ -164,22 +166,39 @@ def seconds_until_seen(page: Page, text: str) -> float:
     return spent_s
 
 
-def test_dead_camera_broker_and_agent_are_seen_at_once_with_what_to_do(
-    visit: Visit, tmp_path: Path, mosquitto: Callable[..., MosquittoBroker]
+@pytest.mark.parametrize("limit_s", [LIMIT_S + SLACK_S, pytest.param(LIMIT_S, marks=pytest.mark.chaos)])
+def test_dead_camera_disk_broker_and_agent_are_seen_at_once_with_what_to_do(
+    limit_s: float, visit: Visit, tmp_path: Path, mosquitto: Callable[..., MosquittoBroker]
 ) -> None:
     broker = mosquitto()
     with Station(tmp_path, Parts(product="alien", goods=PICTURES, line=PICTURES), broker) as station:
         page = opened(visit, station, "inspect")
-        expect(page.get_by_role("alert").locator(".banner.fail")).to_have_count(0)
+        alert = page.get_by_role("alert")
+        expect(alert.locator(".banner.fail")).to_have_count(0)
         station.camera.stalled = True
-        assert seconds_until_seen(page, "no new picture for more than") < LIMIT_S + SLACK_S
+        assert seconds_until_seen(page, "no new picture for more than") < limit_s
         station.camera.stalled = False
-        expect(page.get_by_role("alert").get_by_text("no new picture for more than")).to_have_count(0)
+        expect(alert.get_by_text("no new picture for more than")).to_have_count(0)
+        with full_disk(station.agent.pid):
+            assert seconds_until_seen(page, "results wait in memory. Free space on the disk") < limit_s
+        expect(alert.get_by_text("Free space on the disk")).to_have_count(0, timeout=60_000)
         station.camera.refusing = True
         station.camera.cut()
-        assert seconds_until_seen(page, "Check its cable, power, lens, light and product.") < LIMIT_S + SLACK_S
+        assert seconds_until_seen(page, "Check its cable, power, lens, light and product.") < limit_s
         station.camera.refusing = False
         broker.kill()
-        assert seconds_until_seen(page, "for the broker. Test the broker") < LIMIT_S + SLACK_S
+        assert seconds_until_seen(page, "for the broker. Test the broker") < limit_s
         station.agent.kill()
-        assert seconds_until_seen(page, "The agent does not answer.") < LIMIT_S + SLACK_S
+        assert seconds_until_seen(page, "The agent does not answer.") < limit_s
+
+
+@contextmanager
+def full_disk(pid: int) -> Iterator[None]:
+    """The process cannot write to any file."""
+    process = psutil.Process(pid)
+    before = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, before)
