@@ -187,7 +187,7 @@ def _learn_good(profile: Profile, picture: KeptPicture, networks: Networks) -> P
         scales[name] = ScaleMemory(vectors=vectors, spread=memory.spread)
     likely = tail_limit(np.array(profile.goods_scores), len(profile.goods_scores) + 1)
     scores = (*profile.goods_scores, min(z, likely))  # one odd part must not let defects pass
-    found = promise(scores, profile.asked_rate)
+    found = promise(scores, profile.asked_rate, apart=profile.apart)
     top = profile.levels[-1].model_copy(
         update={
             "scale": found.threshold,
@@ -249,6 +249,7 @@ def _take_out(profile: Profile, part: RecentPart, networks: Networks) -> tuple[P
             ignored=profile.ignored,
             mode=profile.part.mode,
             unchecked=True,
+            apart=profile.apart,
         )
         now, _ = networks.score(taught.profile, image)
         return taught.profile, f"{text}. It was among the learned parts and was removed: its score is now {now:.3f}"

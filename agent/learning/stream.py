@@ -73,6 +73,7 @@ def learn_from_stream(
         rate=rate,
         seed=seed,
         ignored=ignored,
+        trusted=False,
         progress=progress,
     )
     left_out = tuple(

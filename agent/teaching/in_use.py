@@ -388,6 +388,7 @@ class ProductPredictor:
                 ignored=ignored,
                 mode=old.part.mode,
                 unchecked=True,
+                apart=old.apart,
                 progress=check_stop,
             )
         except ZsadError as error:

@@ -119,6 +119,7 @@ class Profile:
     goods_scores: tuple[float, ...]  # in z at the highest level; of goods that the memory does not hold
     asked_rate: float  # of false rejects
     goods: tuple[KeptPicture, ...]  # at most MAX_GOODS
+    apart: int = 0  # good parts that were left out because they look different: the promise counts them as rejected
     ignored: np.ndarray | None = None  # bool [h, w], True where the camera's mask ignores the map
     rebuilt_from: BundleName | None = None  # made from the kept pictures of a profile of this bundle
     made_of: str | None = None  # hash of that profile
@@ -161,6 +162,7 @@ class _Facts(RecordModel):
     goods_scores: tuple[Finite, ...]
     asked_rate: Annotated[float, Field(gt=0, lt=1)]
     goods: Annotated[tuple[str, ...], Field(max_length=MAX_GOODS)]
+    apart: Count = 0
     ignored_hw: tuple[Annotated[int, Field(ge=1, le=MAP_SIDE)], Annotated[int, Field(ge=1, le=MAP_SIDE)]] | None
     rebuilt_from: BundleName | None
     made_of: Sha256 | None = None
@@ -242,6 +244,7 @@ def _zipped(profile: Profile, goods: tuple[KeptPicture, ...]) -> bytes:
         goods_scores=profile.goods_scores,
         asked_rate=profile.asked_rate,
         goods=tuple(good.name for good in goods),
+        apart=profile.apart,
         ignored_hw=None if profile.ignored is None else (profile.ignored.shape[0], profile.ignored.shape[1]),
         rebuilt_from=profile.rebuilt_from,
         made_of=profile.made_of,
@@ -317,6 +320,7 @@ def _unpacked(content: bytes, source: str, sha256: str) -> Profile:
         goods=tuple(
             KeptPicture(name=name, jpeg=members[f"goods/{number:02}.jpg"]) for number, name in enumerate(facts.goods)
         ),
+        apart=facts.apart,
         ignored=None if hw is None else _array(members["ignored.npy"], hw, "|b1"),
         rebuilt_from=facts.rebuilt_from,
         made_of=facts.made_of,

@@ -76,6 +76,8 @@ class _Task:
     say: Progress
     left_out: list[LeftOut]
     notes: list[str]
+    trusted: bool
+    apart: list[str]  # names of the outliers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +103,8 @@ def teach(
     mode: str | None = None,
     health: HealthConfig | None = None,
     unchecked: bool = False,
+    trusted: bool = True,
+    apart: int = 0,
     progress: Progress | None = None,
 ) -> Taught:
     """Learns a product. Pictures are read one at a time, up to three times.
@@ -119,6 +123,8 @@ def teach(
         mode: of the part: frame, box or strip; None: chosen.
         health: limits of exposure and structure.
         unchecked: pictures that look the same, or that the agent rejected, are learned too.
+        trusted: a person says that the parts are good. So the promise counts the outliers as rejected good parts.
+        apart: good parts that an earlier teach-in left out as outliers; they count too.
         progress: called after each picture.
 
     Raises:
@@ -132,6 +138,8 @@ def teach(
         say=progress or (lambda what, done, total: None),
         left_out=[],
         notes=[],
+        trusted=trusted,
+        apart=[],
     )
     goods = screen(
         images,
@@ -155,6 +163,7 @@ def teach(
         bad,
         doubtful,
         rate,
+        apart,
         kept=[kept[name] for name in memories.seen],
         bundle=BundleName(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
     )
@@ -277,6 +286,7 @@ def _without(task: _Task, seen: Mapping[str, Kept], outliers: Mapping[int, float
     for place, times in sorted(outliers.items(), key=lambda entry: -entry[1]):
         reason = f"looks different from the other good parts: {times:.1f} times their median"
         task.left_out.append(LeftOut(name=names[place], reason=reason, score=times))
+        task.apart.append(names[place])
     return {name: seen[name] for place, name in enumerate(names) if place not in outliers}
 
 
@@ -306,6 +316,7 @@ def _finish(
     bad: Sequence[Named],
     doubtful: Sequence[Named],
     rate: float,
+    apart: int,
     *,
     kept: Sequence[KeptPicture],
     bundle: BundleName,
@@ -321,7 +332,13 @@ def _finish(
     levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
     scores, quartile = _score_goods(reader, levels, shares, held_out, doubtful, rate)
     found = reader.scores(bads, levels)
-    promises = [promise([of[place] for of in scores.values()], rate) for place in range(len(levels))]
+    if task.trusted and task.apart:
+        apart += len(task.apart)
+        task.notes.append(
+            f"the promise counts the parts that look different ({len(task.apart)}) as good ones that are rejected. Keep "
+            "each that is good, and remove each that is bad from the pictures"
+        )
+    promises = [promise([of[place] for of in scores.values()], rate, apart=apart) for place in range(len(levels))]
     scale = promises[-1].threshold
     profile = Profile(
         product=task.product,
@@ -341,6 +358,7 @@ def _finish(
         goods_scores=tuple(of[-1] for of in scores.values()),
         asked_rate=rate,
         goods=tuple(kept),
+        apart=apart,
         ignored=task.ignored,
     )
     missed = sorted((of[-1], name) for name, of in found.items() if of[-1] < scale)

@@ -213,24 +213,25 @@ def read_threshold(
         value = TAUGHT_THRESHOLD if offer is not None and inspector.threshold is None else now["value"]
     taught = _taught(parts.profiles, product) if is_taught else None
     goods: Sequence[float] = ()
-    recall = None
+    apart, recall = 0, None
     if offer is not None:
-        goods, bads = offer["goods_scores"], offer["bad_scores"]
+        goods, bads, apart = offer["goods_scores"], offer["bad_scores"], offer.get("apart", 0)
         recall = (sum(score >= value for score in bads), len(bads)) if bads else None
     elif taught is not None:
-        goods, recall = taught.scores, taught.recall if value == TAUGHT_THRESHOLD else None
+        goods, apart = taught.scores, taught.apart
+        recall = taught.recall if value == TAUGHT_THRESHOLD else None
     return ThresholdBody(
         value=value,
         source=now["source"],
         taught=is_taught,
         goods_scores=list(goods),
-        promise=_promise(goods, value) if goods else None,
+        promise=_promise(goods, value, apart) if goods else None,
         recall=_recall(*recall) if recall is not None else None,
     )
 
 
-def _promise(goods: Sequence[float], value: float) -> PromiseBody:
-    kept = promise_at(goods, value)
+def _promise(goods: Sequence[float], value: float, apart: int) -> PromiseBody:
+    kept = promise_at(goods, value, apart=apart)
     return PromiseBody(rate=kept.rate, rate_90=kept.rate_90, goods=kept.goods, rejected=kept.rejected)
 
 
@@ -244,6 +245,7 @@ class _Taught(BaseModel):
 
     body: TaughtBody
     scores: tuple[float, ...]  # of goods, in [0, 1]
+    apart: int  # further goods, which the promise counts as rejected
     recall: tuple[int, int] | None  # found, of so many bad parts
 
 
@@ -274,9 +276,8 @@ def _read_profile(folder: Path, product: str, stamp: tuple[int, int, int]) -> _T
         versions=list(entry.numbers),
     )
     recall = None if level.recall is None else (level.recall.found, level.recall.total)
-    return _Taught(
-        body=body, scores=tuple(to_unit(np.array(profile.goods_scores), level.scale).tolist()), recall=recall
-    )
+    scores = tuple(to_unit(np.array(profile.goods_scores), level.scale).tolist())
+    return _Taught(body=body, scores=scores, apart=profile.apart, recall=recall)
 
 
 @router.get("/products")

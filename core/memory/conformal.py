@@ -21,7 +21,7 @@ class Promise:
     needed: int  # least number of good parts for the requested rate
 
 
-def promise(scores: Sequence[float], rate: float) -> Promise:
+def promise(scores: Sequence[float], rate: float, *, apart: int = 0) -> Promise:
     """The lowest threshold that other good parts reach with at most the requested rate, in the mean.
 
     Another good part has every rank among n + 1 with equal probability, so it is above the k-th smallest score with
@@ -31,6 +31,8 @@ def promise(scores: Sequence[float], rate: float) -> Promise:
     Args:
         scores: of good parts that the memory does not hold, in z.
         rate: requested, in (0, 1).
+        apart: further good parts that were left out because they look different. They count as rejected, but set no
+            threshold: one of them would hide defects.
 
     Raises:
         ValueError: there is no score, one is NaN or infinite, or the rate is not in (0, 1).
@@ -40,8 +42,8 @@ def promise(scores: Sequence[float], rate: float) -> Promise:
     ordered = np.sort(np.asarray(scores, np.float64))
     if not ordered.size or not np.isfinite(ordered).all():
         raise ValueError(f"expected finite scores, got {int((~np.isfinite(ordered)).sum())} others of {ordered.size}")
-    count = ordered.size
-    rank = min(count, max(1, math.ceil((count + 1) * (1 - rate) - _SLACK)))
+    count = ordered.size + apart
+    rank = min(ordered.size, max(1, math.ceil((count + 1) * (1 - rate) - _SLACK)))
     return Promise(
         threshold=float(ordered[rank - 1]) + ABOVE,
         rate=1 - rank / (count + 1),
@@ -60,12 +62,13 @@ class Kept:
     rejected: int  # of these goods
 
 
-def promise_at(scores: Sequence[float], threshold: float) -> Kept:
+def promise_at(scores: Sequence[float], threshold: float, *, apart: int = 0) -> Kept:
     """What `threshold` promises, as `promise` would say of its own.
 
     Args:
         scores: of good parts that the memory does not hold.
         threshold: on the same scale.
+        apart: as of `promise`.
 
     Raises:
         ValueError: there is no score, or one is NaN.
@@ -73,11 +76,11 @@ def promise_at(scores: Sequence[float], threshold: float) -> Kept:
     found = np.asarray(scores, np.float64)
     if not found.size or np.isnan(found).any():
         raise ValueError("expected scores of good parts")
-    rejected = int((found >= threshold).sum())
+    count, rejected = found.size + apart, int((found >= threshold).sum()) + apart
     return Kept(
-        rate=(rejected + 1) / (found.size + 1),
-        rate_90=_highest_rate(rejected, found.size),
-        goods=found.size,
+        rate=(rejected + 1) / (count + 1),
+        rate_90=_highest_rate(rejected, count),
+        goods=count,
         rejected=rejected,
     )
 

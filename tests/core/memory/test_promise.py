@@ -49,6 +49,8 @@ def test_a_given_threshold_promises_what_the_found_one_does(count: int, rate: fl
     assert (kept.rate, kept.rate_90, kept.goods) == (pytest.approx(found.rate), found.rate_90, count)
     assert promise_at(scores, -9.0).rate == promise_at(scores, -9.0).rate_90 == 1.0
     assert promise_at(scores, 999.0).rejected == 0 and promise_at(scores, max(scores)).rejected == 1
+    kept = promise_at(scores, max(scores), apart=2)
+    assert (kept.rejected, kept.goods, kept.rate) == (3, len(scores) + 2, pytest.approx(4 / (len(scores) + 3)))
 
 
 @pytest.mark.parametrize("scores", [[], [0.5, float("nan")]])
@@ -66,6 +68,21 @@ def test_other_goods_keep_the_promise_in_the_mean_and_the_bound_in_nine_of_ten_l
         bounds.append(found.rate_90)
     assert np.mean(rates) <= 0.05 < 0.06
     assert np.mean(np.array(rates) <= np.array(bounds)) >= 0.88
+
+
+def test_goods_that_were_left_out_as_outliers_count_as_rejected() -> None:
+    odd_share = 0.05  # of good parts, far above the others
+    random = np.random.default_rng(2)
+    found, promised, uncounted = [], [], []
+    for _ in range(3000):
+        apart = int(random.binomial(16, odd_share))
+        usual = random.uniform(0, 1, 16 - apart).tolist()
+        kept = promise(usual, 0.01, apart=apart)
+        found.append(odd_share + (1 - odd_share) * (1 - kept.threshold))
+        promised.append(kept.rate)
+        uncounted.append(promise(usual, 0.01).rate)
+    assert np.mean(found) == pytest.approx(np.mean(promised), abs=0.005)
+    assert np.mean(found) > 1.5 * np.mean(uncounted)
 
 
 @pytest.mark.parametrize(("found", "total"), [(0, 5), (5, 5), (3, 10), (59, 60), (150, 300)])
