@@ -335,8 +335,8 @@ def _finish(
     if task.trusted and task.apart:
         apart += len(task.apart)
         task.notes.append(
-            f"the promise counts the parts that look different ({len(task.apart)}) as good ones that are rejected. Keep "
-            "each that is good, and remove each that is bad from the pictures"
+            f"the promise counts the parts that look different ({len(task.apart)}) as good ones that are rejected. "
+            "Keep each that is good, and remove each that is bad from the pictures"
         )
     promises = [promise([of[place] for of in scores.values()], rate, apart=apart) for place in range(len(levels))]
     scale = promises[-1].threshold
