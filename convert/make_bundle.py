@@ -127,7 +127,7 @@ def run(args: argparse.Namespace, command_line: str) -> None:
             map_hw=(height // config.map_stride, width // config.map_stride),
             prompt_shape=next(iter(prompts.values())).shape if prompts else None,
             precision=main,
-            score=ScoreRule(top_fraction=config.score.top_fraction, pool=config.score.pool)
+            score=ScoreRule(top_fraction=config.score.top_fraction, pool=config.score.pool, power=config.score.power)
             if detector.head.score_from_map
             else None,
         ),

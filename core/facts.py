@@ -31,7 +31,8 @@ class Licence(RecordModel):
 
 
 class ScoreRule(RecordModel):
-    """The score is the mean of the map's highest values. See `zsad_core.heads.ScoreConfig`."""
+    """The score is the power mean of the map's highest values. See `zsad_core.heads.ScoreConfig`."""
 
     top_fraction: Unit
     pool: Annotated[int, Field(ge=1, le=64)]  # the map is first averaged over blocks of this side, map pixels
+    power: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the power mean; 1: the usual mean

@@ -93,7 +93,8 @@ def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", p
     if missing := {*parts.products, GENERIC_PRODUCT} - text.keys():
         text = embed(model.method, model.text_encoder, missing, processes) | text
     grid_hw = features.grid_hw if features.weight else None
-    return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=processes.device)
+    mirror = config.distillation.mirror
+    return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=processes.device, mirror=mirror)
 
 
 def _with_cache(teacher: "Teacher", config: "DistilConfig", processes: "Processes") -> "KeptAnswers":

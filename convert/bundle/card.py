@@ -6,7 +6,7 @@ The headings are those of Mitchell et al., Model Cards for Model Reporting (arXi
 from collections.abc import Iterable, Sequence
 
 from zsad_core.bundle import Evaluation, Gate, Manifest, ResizeRule, Variant
-from zsad_core.facts import EvaluationRow
+from zsad_core.facts import EvaluationRow, ScoreRule
 
 MODEL_CARD = "MODEL_CARD.md"  # not a file of the manifest; devices do not read it
 
@@ -54,6 +54,11 @@ def model_card(manifest: Manifest) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _score(rule: ScoreRule) -> str:
+    mean = "mean" if rule.power == 1 else f"power mean (power {rule.power:g})"
+    return f"{mean} of the highest {100 * rule.top_fraction:g} % of the map"
+
+
 def _details(manifest: Manifest) -> str:
     model, score = manifest.model, manifest.model.score
     products = ", ".join(manifest.products) or "any: the method uses no text"
@@ -63,7 +68,7 @@ def _details(manifest: Manifest) -> str:
         ("text encoder, on the host", model.text_encoder),
         ("input", f"{_size(model.input_hw)} px, uint8, {model.colour_order}"),
         ("map", f"{_size(model.map_hw)} values"),
-        ("score", f"mean of the highest {100 * score.top_fraction:g} % of the map" if score else "the method's own"),
+        ("score", _score(score) if score else "the method's own"),
         ("weights", model.precision + (" and int8; each machine runs the faster one" if manifest.variant else "")),
         ("teach-in", _scales(manifest)),
         ("products", products),

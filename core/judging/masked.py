@@ -32,4 +32,5 @@ def masked_score(anomaly_map: np.ndarray, judged: np.ndarray, rule: ScoreRule) -
         return float(anomaly_map[judged].max())
     values = sums[counted] / weights[counted]
     count = max(1, math.ceil(rule.top_fraction * values.size))
-    return float(np.partition(values, -count)[-count:].mean())
+    highest = np.partition(values, -count)[-count:]
+    return float((highest**rule.power).mean() ** (1 / rule.power))

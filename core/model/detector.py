@@ -65,6 +65,8 @@ def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
         return AdDinoV3(MatchingConfig(**widths))
     if not isinstance(backbone, Backbone):
         raise ValueError(f"visualad inserts its tokens into a ViT, but {backbone.config.name} is not a ViT")
+    if config.score.power != 1:
+        raise ValueError(f"score.power {config.score.power:g}: visualad has no power mean, set 1")
     head = VisualAd(
         VisualAdConfig(embed_dim=backbone.embed_dim, num_taps=len(backbone.taps), **config.visualad.model_dump())
     )

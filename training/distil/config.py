@@ -7,6 +7,7 @@ from pydantic import Field
 
 from zsad_core.config import StrictModel
 from zsad_core.errors import ConfigError
+from zsad_core.heads import ScoreConfig
 from zsad_core.methods import METHODS_WITH_TEXT
 from zsad_core.model import DetectorConfig
 from zsad_training.config import Count, Fraction, Positive, TrainConfig
@@ -55,6 +56,7 @@ class DistillationSpec(StrictModel):
     teacher: Path | None = None  # checkpoint; None: named by a flag
     cache: Path | None = None  # folder of the teacher's answers; None: no cache
     pool: Count | None = None  # number of distinct images, which repeat; None: no image repeats
+    mirror: bool = False  # the teacher's map is the mean over the image and its mirror image, at twice the time
     unlabelled: tuple[FolderSpec, ...] = ()
     unlabelled_fraction: Fraction = 0.0  # share of unlabelled images; `sampling` describes the rest
     features: FeatureLoss = FeatureLoss()
@@ -84,20 +86,24 @@ def check_score_rules(config: DistilConfig, teacher: DetectorConfig) -> None:
     Raises:
         ConfigError: with both rules and the settings to change.
     """
-    spec, own = config.distillation.scores, config.model.score.top_fraction
-    theirs = teacher.score.top_fraction
-    if spec.weight == 0 or spec.other_rule or (teacher.method in METHODS_WITH_TEXT and own == theirs):
+    spec, own, theirs = config.distillation.scores, config.model.score, teacher.score
+    is_same = (own.top_fraction, own.power) == (theirs.top_fraction, theirs.power)
+    if spec.weight == 0 or spec.other_rule or (teacher.method in METHODS_WITH_TEXT and is_same):
         return
     rule = _rule(theirs) if teacher.method in METHODS_WITH_TEXT else f"{teacher.method}'s own rule"
-    same = f"set model.score.top_fraction={theirs:g} to score alike, " if teacher.method in METHODS_WITH_TEXT else ""
+    wanted = f"model.score.top_fraction={theirs.top_fraction:g} model.score.power={theirs.power:g}"
+    same = f"set {wanted} to score alike, " if teacher.method in METHODS_WITH_TEXT else ""
     raise ConfigError(
         f"distillation.scores: the teacher scores by {rule}, the student by {_rule(own)}: {same}"
         "set distillation.scores.other_rule=true to allow the difference, or distillation.scores.weight=0"
     )
 
 
-def _rule(top_fraction: float) -> str:
-    return f"the mean of the map's highest {100 * top_fraction:g} %" if top_fraction else "the map's maximum"
+def _rule(score: ScoreConfig) -> str:
+    if not score.top_fraction:
+        return "the map's maximum"
+    power = "" if score.power == 1 else f" with power {score.power:g}"
+    return f"the mean{power} of the map's highest {100 * score.top_fraction:g} %"
 
 
 def check_distillation(config: DistilConfig) -> None:

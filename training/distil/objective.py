@@ -127,7 +127,8 @@ class DistilObjective:
 
     def _score_loss(self, logits: Tensor, answers: Answers) -> Tensor:
         """Compares scores by the student's rule, without its pooling: the compared map is already coarse."""
-        score = top_mean(torch.sigmoid(logits), self._detector.config.score.top_fraction)
+        rule = self._detector.config.score
+        score = top_mean(torch.sigmoid(logits), rule.top_fraction, power=rule.power)
         return divergence(torch.logit(score.clamp(SURE, 1 - SURE)), answers.score_logits)
 
     def _task_loss(self, output: Any, target: Target, batch: DistilBatch, totals: list[int]) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad_core.backbones import standardise_patches
+from zsad_core.heads import anomaly_score
 from zsad_core.model import Detector
 from zsad_core.weights import weights_digest
 from zsad_core.whole_file import whole_file
@@ -83,7 +84,13 @@ class Teacher:
     """
 
     def __init__(
-        self, detector: Detector, text: dict[str, np.ndarray], *, grid_hw: tuple[int, int] | None, device: torch.device
+        self,
+        detector: Detector,
+        text: dict[str, np.ndarray],
+        *,
+        grid_hw: tuple[int, int] | None,
+        device: torch.device,
+        mirror: bool = False,
     ) -> None:
         """Moves the detector to `device`.
 
@@ -92,6 +99,7 @@ class Teacher:
             text: product -> [T, 2]; ignored if the detector needs no text.
             grid_hw: largest grid of the tokens in an answer; None: no tokens.
             device: of the detector.
+            mirror: the map is the mean over the image and its mirror image.
         """
         self.detector = detector.to(device).eval().requires_grad_(False)
         self.text = text if detector.needs_text else {}
@@ -103,7 +111,8 @@ class Teacher:
             taps=len(detector.backbone.taps),
             embed_dim=detector.backbone.embed_dim,
         )
-        settings = f"{detector.config.model_dump_json()} {self.layout} {SURE}"
+        self._mirror = mirror
+        settings = f"{detector.config.model_dump_json()} {self.layout} {SURE}{' mirror' if mirror else ''}"
         self.digest = weights_digest(detector.state_dict(), settings=settings)
         self.device = device
 
@@ -134,6 +143,11 @@ class Teacher:
         tokens = detector.tokens(images)
         prompts = detector.head.prompt_vectors(text) if text is not None else None
         maps, scores = detector.answer(images, prompts, tokens=tokens)
+        if self._mirror:
+            mirrored, their_scores = detector.answer(images.flip(2), prompts)
+            maps = (maps + mirrored.flip(2)) / 2
+            of_map = detector.head.score_from_map
+            scores = anomaly_score(maps, detector.config.score) if of_map else (scores + their_scores) / 2
         kept = F.adaptive_avg_pool2d(maps.unsqueeze(1), self.layout.map_hw)
         parts = [_logit(scores).unsqueeze(1), _logit(kept).flatten(1)]
         if self.layout.features_hw is not None:

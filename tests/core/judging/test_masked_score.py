@@ -9,13 +9,13 @@ from zsad_core.judging import masked_score
 MAP = np.random.default_rng(0).random((48, 64), np.float32)
 
 
+@pytest.mark.parametrize("power", [1.0, 0.5])
 @pytest.mark.parametrize(("fraction", "pool"), [(0.0, 1), (0.01, 4), (0.3, 1), (1.0, 5)])
-def test_without_ignored_pixels_it_is_the_score_of_the_graph(fraction: float, pool: int) -> None:
+def test_without_ignored_pixels_it_is_the_score_of_the_graph(fraction: float, pool: int, power: float) -> None:
     everything = np.ones(MAP.shape, bool)
-    expected = float(top_mean(torch.from_numpy(MAP)[None], fraction, pool)[0])
-    assert masked_score(MAP, everything, ScoreRule(top_fraction=fraction, pool=pool)) == pytest.approx(
-        expected, abs=1e-6
-    )
+    expected = float(top_mean(torch.from_numpy(MAP)[None], fraction, pool, power)[0])
+    rule = ScoreRule(top_fraction=fraction, pool=pool, power=power)
+    assert masked_score(MAP, everything, rule) == pytest.approx(expected, abs=1e-6)
 
 
 def test_ignored_pixels_do_not_change_the_score_or_dilute_the_rest() -> None:

@@ -32,6 +32,29 @@ def test_the_score_is_the_mean_of_the_highest_pooled_values():
     torch.testing.assert_close(anomaly_score(anomaly_map, config), torch.tensor([(0.8 + 0.25) / 2]))
 
 
+def test_a_power_mean_favours_many_values_over_few_high_ones():
+    few, many = torch.zeros(2, 1, 4, 4)
+    few[0, 0, 0] = 0.8
+    many[0, 0] = 0.16
+    config = ScoreConfig(top_fraction=0.25, power=0.5)
+    scores = anomaly_score(torch.cat([few, many]), config)
+    torch.testing.assert_close(scores, torch.tensor([(0.8**0.5 / 4) ** 2, 0.16]), atol=1e-4, rtol=0)
+    assert anomaly_score(few, config.model_copy(update={"power": 1.0})) > 0.16
+
+
+def test_a_power_mean_has_a_gradient_where_the_map_is_zero():
+    logits = torch.full((1, 4, 4), -200.0, requires_grad=True)
+    anomaly_score(torch.sigmoid(logits), ScoreConfig(top_fraction=0.5, power=0.3)).sum().backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def test_visualad_refuses_a_power_it_does_not_use():
+    detector = small_detector(method="visualad")
+    config = detector.config.model_copy(update={"score": ScoreConfig(power=0.5)})
+    with pytest.raises(ValueError, match="visualad has no power mean"):
+        Detector(config, detector.backbone)
+
+
 @pytest.mark.parametrize("method", ["ava_dino", "visualad"])
 def test_a_smaller_size_has_the_same_weight_in_the_map(method):
     """The map at the smaller size is the same detector's map of the smaller image, enlarged."""

@@ -52,6 +52,21 @@ def of_products(batch: DistilBatch, *products: str) -> DistilBatch:
     return DistilBatch(**vars(batch) | {"products": list(products)})
 
 
+@pytest.mark.parametrize("method", ["ava_dino", "visualad"])
+def test_a_mirrored_teacher_answers_an_image_and_its_mirror_image_alike(config, batch, method):
+    plain = small_teacher(config, method)
+    teacher = Teacher(plain.detector, texts(), grid_hw=None, device=plain.device, mirror=True)
+    assert teacher.digest != Teacher(plain.detector, texts(), grid_hw=None, device=plain.device).digest
+    mirror = DistilBatch(**vars(batch) | {"teachers_images_bgr": batch.teachers_images_bgr.flip(2)})
+    first, second = (teacher.layout.unpack(teacher.rows(one)) for one in (batch, mirror))
+    torch.testing.assert_close(first.map_logits, second.map_logits.flip(2), atol=5e-3, rtol=0)
+    torch.testing.assert_close(first.score_logits, second.score_logits, atol=5e-3, rtol=0)
+    single, other = (plain.layout.unpack(plain.rows(one)) for one in (batch, mirror))
+    assert not torch.allclose(single.map_logits, other.map_logits.flip(2), atol=5e-3)
+    mean = (torch.sigmoid(single.map_logits) + torch.sigmoid(other.map_logits).flip(2)) / 2
+    torch.testing.assert_close(torch.sigmoid(first.map_logits), mean, atol=2e-3, rtol=0)
+
+
 @pytest.mark.parametrize("method", ["ava_dino", "ad_dinov3", "visualad"])
 def test_answers_equal_the_detectors_outputs(config, batch, method):
     teacher = small_teacher(config, method)
