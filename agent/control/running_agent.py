@@ -234,7 +234,7 @@ class ReloadRequest:
         """
         self._reread = reread
         self._late = late
-        self.unread = False  # told that the file has changed, and not read since
+        self._told = self._read = 0  # how often it was told that the file has changed; of these, known to the last read
         self.again = again  # this start follows a reload
         self.fault = fault  # why the config of the last reload is not used; None: it is used
         self.begun = False  # the cameras of this run are being read
@@ -249,15 +249,28 @@ class ReloadRequest:
         """
         if self._reread is None:
             raise ConfigError("the agent was started without a config file, so there is no file to read again")
-        self.unread = False
-        self.config = self._reread()
+        told = self._told
+        try:
+            self.config = self._reread()
+        finally:
+            self._read = max(self._read, told)
         self.event.set()
+
+    @property
+    def unread(self) -> bool:
+        """Whether the file has not been read since it was told that the file has changed."""
+        return self._told > self._read
+
+    def tell(self, reload: Callable[[], None]) -> None:
+        """The file has changed: calls `reload`, which leads to `ask` unless the run ends before."""
+        self._told += 1
+        reload()
 
     def on_hangup(self, hangup: bool, reload: Callable[[], None]) -> None:
         """Calls `reload` if a SIGHUP came since the last call (`hangup`), and once if the run before was late."""
         if hangup or self._late:
-            self._late, self.unread = False, True
-            logger.info("SIGHUP: the config file is read again")
+            logger.info("%s: the config file is read again", "SIGHUP" if hangup else "a reload came during the restart")
+            self._late = False
             reload()
 
     def ask_in_background(self) -> None:

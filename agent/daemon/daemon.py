@@ -117,7 +117,7 @@ def _run_once(config: AgentConfig, options: RunOptions, notifier: Notifier, rest
         controller = None
         if config.control.enabled or config.web.on or config.plant.on:
             controller = services.start(make_controller(base, agent.observer, restart))
-        reload = controller.reload if controller is not None else restart.ask_in_background
+        reload = partial(restart.tell, restart.ask_in_background if controller is None else controller.reload)
         _start_servers(base, agent, controller, notifier, reload)
         services.start(agent.pipeline)
         restart.begun = True

@@ -187,7 +187,14 @@ def _learn_good(profile: Profile, picture: KeptPicture, networks: Networks) -> P
         scales[name] = ScaleMemory(vectors=vectors, spread=memory.spread)
     likely = tail_limit(np.array(profile.goods_scores), len(profile.goods_scores) + 1)
     scores = (*profile.goods_scores, min(z, likely))  # one odd part must not let defects pass
-    found = promise(scores, profile.asked_rate, apart=profile.apart)
+    apart = tuple(name for name in profile.apart if name != picture.name)
+    goods = (*profile.goods, picture)[-MAX_GOODS:]
+    return _with_promise(replace(profile, scales=scales, goods=goods, goods_scores=scores, apart=apart))
+
+
+def _with_promise(profile: Profile) -> Profile:
+    """The profile with the threshold and the promise of its scores, at the highest level."""
+    found = promise(profile.goods_scores, profile.asked_rate, apart=len(profile.apart))
     top = profile.levels[-1].model_copy(
         update={
             "scale": found.threshold,
@@ -196,13 +203,7 @@ def _learn_good(profile: Profile, picture: KeptPicture, networks: Networks) -> P
             "needed": found.needed,
         }
     )
-    return replace(
-        profile,
-        scales=scales,
-        levels=(*profile.levels[:-1], top),
-        goods_scores=scores,
-        goods=(*profile.goods, picture)[-MAX_GOODS:],
-    )
+    return replace(profile, levels=(*profile.levels[:-1], top))
 
 
 def novel_tokens(profile: Profile, image_bgr: np.ndarray, networks: Networks, *, share: float) -> dict[str, np.ndarray]:
@@ -249,10 +250,15 @@ def _take_out(profile: Profile, part: RecentPart, networks: Networks) -> tuple[P
             ignored=profile.ignored,
             mode=profile.part.mode,
             unchecked=True,
-            apart=profile.apart,
+            apart=[name for name in profile.apart if name != part.id],
         )
         now, _ = networks.score(taught.profile, image)
-        return taught.profile, f"{text}. It was among the learned parts and was removed: its score is now {now:.3f}"
+        text += f". It was among the learned parts and was removed: its score is now {now:.3f}"
+        if taught.outliers:
+            text += f". Left out now, because they look different: {', '.join(one.name for one in taught.outliers)}"
+        return taught.profile, text
+    if part.id in profile.apart:
+        profile = _with_promise(replace(profile, apart=tuple(name for name in profile.apart if name != part.id)))
     return profile, text
 
 

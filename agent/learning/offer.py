@@ -70,7 +70,7 @@ class Offer(RecordModel):
     notes: tuple[str, ...]
     recall: OfferedRecall | None = None  # None: there is no bad part
     goods_scores: tuple[float, ...] = ()  # those that set the threshold, 0.5, in [0, 1]
-    apart: int = 0  # of those left out: the promise counts them as rejected good parts
+    apart: int = 0  # good parts among those left out: the promise counts them as rejected
     bad_scores: tuple[float, ...] = ()
     judged: dict[str, Judged] = Field(default={}, repr=False)  # by the id of the picture, good or bad
 
@@ -108,7 +108,7 @@ def make_offer(taught: Taught, sha256: str, goods: list[str], *, trusted: bool) 
         notes=(*taught.notes, *(() if trusted else (UNLABELLED,))),
         recall=_recall(level.recall),
         goods_scores=_rounded_down(to_unit(np.array(profile.goods_scores), level.scale)),
-        apart=profile.apart,
+        apart=len(profile.apart),
         bad_scores=_rounded_down(np.array(list(taught.bad_scores.values()))),
         judged=judged,
     )

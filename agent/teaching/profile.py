@@ -119,7 +119,7 @@ class Profile:
     goods_scores: tuple[float, ...]  # in z at the highest level; of goods that the memory does not hold
     asked_rate: float  # of false rejects
     goods: tuple[KeptPicture, ...]  # at most MAX_GOODS
-    apart: int = 0  # good parts that were left out because they look different: the promise counts them as rejected
+    apart: tuple[str, ...] = ()  # names of goods that were left out as outliers: the promise counts them as rejected
     ignored: np.ndarray | None = None  # bool [h, w], True where the camera's mask ignores the map
     rebuilt_from: BundleName | None = None  # made from the kept pictures of a profile of this bundle
     made_of: str | None = None  # hash of that profile
@@ -162,7 +162,7 @@ class _Facts(RecordModel):
     goods_scores: tuple[Finite, ...]
     asked_rate: Annotated[float, Field(gt=0, lt=1)]
     goods: Annotated[tuple[str, ...], Field(max_length=MAX_GOODS)]
-    apart: Count = 0
+    apart: tuple[str, ...] = ()
     ignored_hw: tuple[Annotated[int, Field(ge=1, le=MAP_SIDE)], Annotated[int, Field(ge=1, le=MAP_SIDE)]] | None
     rebuilt_from: BundleName | None
     made_of: Sha256 | None = None

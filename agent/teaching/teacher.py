@@ -104,7 +104,7 @@ def teach(
     health: HealthConfig | None = None,
     unchecked: bool = False,
     trusted: bool = True,
-    apart: int = 0,
+    apart: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Taught:
     """Learns a product. Pictures are read one at a time, up to three times.
@@ -124,7 +124,7 @@ def teach(
         health: limits of exposure and structure.
         unchecked: pictures that look the same, or that the agent rejected, are learned too.
         trusted: a person says that the parts are good. So the promise counts the outliers as rejected good parts.
-        apart: good parts that an earlier teach-in left out as outliers; they count too.
+        apart: names of good parts that an earlier teach-in left out as outliers; they count too.
         progress: called after each picture.
 
     Raises:
@@ -316,7 +316,7 @@ def _finish(
     bad: Sequence[Named],
     doubtful: Sequence[Named],
     rate: float,
-    apart: int,
+    apart: Sequence[str],
     *,
     kept: Sequence[KeptPicture],
     bundle: BundleName,
@@ -330,15 +330,15 @@ def _finish(
     share, *shares = backgrounds(plain, list(reader.learned.values()), task.ignored)
     fusion = replace(plain, background=share)
     levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
-    scores, quartile = _score_goods(reader, levels, shares, held_out, doubtful, rate)
+    scores, quartile, outliers = _score_goods(reader, levels, shares, held_out, doubtful, rate)
     found = reader.scores(bads, levels)
-    if task.trusted and task.apart:
-        apart += len(task.apart)
+    if task.trusted and outliers:
         task.notes.append(
-            f"the promise counts the parts that look different ({len(task.apart)}) as good ones that are rejected. "
-            "Keep each that is good, and remove each that is bad from the pictures"
+            f"the promise counts the parts that look different ({len(outliers)}) as good parts that are rejected. If "
+            "such a part is good, keep it. If it is bad, remove its picture and teach again"
         )
-    promises = [promise([of[place] for of in scores.values()], rate, apart=apart) for place in range(len(levels))]
+    apart = tuple(dict.fromkeys([*apart, *(outliers if task.trusted else ())]))
+    promises = [promise([of[place] for of in scores.values()], rate, apart=len(apart)) for place in range(len(levels))]
     scale = promises[-1].threshold
     profile = Profile(
         product=task.product,
@@ -379,11 +379,13 @@ def _score_goods(
     held_out: Sequence[Named],
     doubtful: Sequence[Named],
     rate: float,
-) -> tuple[dict[str, list[float]], float]:
-    """The scores that set the threshold, by level. And the highest quartile of the goods' maps, at least 0.
+) -> tuple[dict[str, list[float]], float, list[str]]:
+    """The scores that set the threshold, by level; the highest quartile of the goods' maps, at least 0; and outliers.
 
-    `shares`: of each learned good, the share of the median that the others give.
+    The outliers are those among the goods whose scores set the threshold. `shares`: of each learned good, the share of
+    the median that the others give.
     """
+    before = len(reader.task.apart)
     task, learned, first = reader.task, reader.learned, levels[0].names[0]
     scores = {
         name: [maps.score(replace(level, background=share), task.ignored) for level in levels]
@@ -397,10 +399,13 @@ def _score_goods(
     outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
     others = _without(task, others, outliers)
     quartile = max(0.0, *(quartiles[name] for name in (*learned, *others)))
-    needed = promise([0.0], rate).needed
-    scores = others if len(others) >= needed else scores | others
+    needed = promise([0.0], rate, apart=len(outliers)).needed
+    if len(others) >= needed:
+        scores, apart = others, task.apart[before:]
+    else:
+        scores, apart = scores | others, task.apart
     unsure = reader.scores(dict(reader.read(doubtful, "checking doubtful parts")), levels)
-    return scores | _likely_good(task, scores, unsure), quartile
+    return scores | _likely_good(task, scores, unsure), quartile, apart
 
 
 def _likely_good(

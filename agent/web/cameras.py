@@ -277,7 +277,7 @@ def _read_profile(folder: Path, product: str, stamp: tuple[int, int, int]) -> _T
     )
     recall = None if level.recall is None else (level.recall.found, level.recall.total)
     scores = tuple(to_unit(np.array(profile.goods_scores), level.scale).tolist())
-    return _Taught(body=body, scores=scores, apart=profile.apart, recall=recall)
+    return _Taught(body=body, scores=scores, apart=len(profile.apart), recall=recall)
 
 
 @router.get("/products")

@@ -76,7 +76,7 @@ class TeachOffer(BaseModel):
     notes: list[str]
     recall: OfferRecall | None = Field(description="Bad parts that the threshold finds; null: none was given.")
     goods_scores: list[float]
-    apart: int = Field(default=0, description="Of those left out: the promise counts them as rejected good parts.")
+    apart: int = Field(default=0, description="Good parts among those left out; the promise counts them as rejected.")
     bad_scores: list[float]
 
 

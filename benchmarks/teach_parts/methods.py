@@ -172,7 +172,7 @@ def _promises(profile: Any, level: int, rates: Sequence[float]) -> list[dict[str
     made = [{"asked": profile.asked_rate, "threshold": THRESHOLD} | own_rates]
     if level == len(profile.levels):
         for rate in sorted(set(rates) - {profile.asked_rate}):
-            one = promise(profile.goods_scores, rate, apart=profile.apart)
+            one = promise(profile.goods_scores, rate, apart=len(profile.apart))
             threshold = float(to_unit(one.threshold, own.scale))
             made.append({"asked": rate, "threshold": threshold, "promised": one.rate, "promised_90": one.rate_90})
     return made

@@ -6,6 +6,7 @@ import numpy as np
 
 from zsad_core.facts import ScoreRule
 
+LEAST = 1e-9  # of a value under a power, as in the graph
 JUDGED_SHARE = 0.5  # a block counts if at least this share of its pixels is judged
 
 
@@ -33,4 +34,6 @@ def masked_score(anomaly_map: np.ndarray, judged: np.ndarray, rule: ScoreRule) -
     values = sums[counted] / weights[counted]
     count = max(1, math.ceil(rule.top_fraction * values.size))
     highest = np.partition(values, -count)[-count:]
-    return float((highest**rule.power).mean() ** (1 / rule.power))
+    if rule.power == 1:
+        return float(highest.mean())
+    return float((np.maximum(highest, LEAST) ** rule.power).mean() ** (1 / rule.power))

@@ -18,7 +18,7 @@ class Promise:
     threshold: float
     rate: float  # in the mean over all draws of this many good parts, in (0, 1)
     rate_90: float  # with 90 % confidence this line's rate is at most this, in (0, 1]
-    needed: int  # least number of good parts for the requested rate
+    needed: int  # least number of scores for the requested rate, beside the parts that are apart
 
 
 def promise(scores: Sequence[float], rate: float, *, apart: int = 0) -> Promise:
@@ -31,8 +31,8 @@ def promise(scores: Sequence[float], rate: float, *, apart: int = 0) -> Promise:
     Args:
         scores: of good parts that the memory does not hold, in z.
         rate: requested, in (0, 1).
-        apart: further good parts that were left out because they look different. They count as rejected, but set no
-            threshold: one of them would hide defects.
+        apart: number of further good parts that were left out because they look different, at least 0. They belong to
+            the n parts and are above every threshold. They set none: it would hide defects.
 
     Raises:
         ValueError: there is no score, one is NaN or infinite, or the rate is not in (0, 1).
@@ -48,7 +48,7 @@ def promise(scores: Sequence[float], rate: float, *, apart: int = 0) -> Promise:
         threshold=float(ordered[rank - 1]) + ABOVE,
         rate=1 - rank / (count + 1),
         rate_90=_highest_rate(count - rank, count),
-        needed=math.ceil(1 / rate - _SLACK) - 1,
+        needed=math.ceil((apart + 1) / rate - _SLACK) - 1 - apart,
     )
 
 
@@ -58,7 +58,7 @@ class Kept:
 
     rate: float  # of good parts that reach it, in the mean over all draws of this many, in (0, 1]
     rate_90: float  # with 90 % confidence this line's rate is at most this, in (0, 1]
-    goods: int
+    goods: int  # with those that are apart
     rejected: int  # of these goods
 
 

@@ -87,7 +87,7 @@ def check_score_rules(config: DistilConfig, teacher: DetectorConfig) -> None:
         ConfigError: with both rules and the settings to change.
     """
     spec, own, theirs = config.distillation.scores, config.model.score, teacher.score
-    is_same = (own.top_fraction, own.power) == (theirs.top_fraction, theirs.power)
+    is_same = own.top_fraction == theirs.top_fraction and (own.power == theirs.power or not own.top_fraction)
     if spec.weight == 0 or spec.other_rule or (teacher.method in METHODS_WITH_TEXT and is_same):
         return
     rule = _rule(theirs) if teacher.method in METHODS_WITH_TEXT else f"{teacher.method}'s own rule"

@@ -99,7 +99,8 @@ class Teacher:
             text: product -> [T, 2]; ignored if the detector needs no text.
             grid_hw: largest grid of the tokens in an answer; None: no tokens.
             device: of the detector.
-            mirror: the map is the mean over the image and its mirror image.
+            mirror: the map is the mean over the image and its mirror image, and so is a score that does not come from
+                the map. Tokens are those of the image alone.
         """
         self.detector = detector.to(device).eval().requires_grad_(False)
         self.text = text if detector.needs_text else {}

@@ -392,13 +392,24 @@ def test_sighup_after_the_file_was_read_is_carried_out_by_the_next_run() -> None
     first = ReloadRequest(lambda: AgentConfig(), again=False, fault=None)
     first.on_hangup(False, lambda: asked.append("first"))
     assert asked == []
-    first.on_hangup(True, first.ask)
+    first.on_hangup(True, lambda: first.tell(first.ask))
     assert first.config is not None and not first.unread
-    first.on_hangup(True, lambda: asked.append("too late"))  # the controller has stopped
+    first.on_hangup(True, lambda: first.tell(lambda: asked.append("too late")))  # the controller has stopped
+    assert first.unread
     second = ReloadRequest(lambda: AgentConfig(), again=True, fault=None, late=first.unread)
     for _ in range(2):
         second.on_hangup(False, lambda: asked.append("second"))
     assert asked == ["too late", "second"]
+
+
+def test_a_change_while_the_file_is_read_is_not_lost() -> None:
+    def reread() -> AgentConfig:
+        request.tell(lambda: None)  # a second change, while the disk hangs
+        return AgentConfig()
+
+    request = ReloadRequest(reread, again=False, fault=None)
+    request.tell(request.ask)
+    assert request.event.is_set() and request.unread
 
 
 def test_stop_is_quick_and_leaves_no_thread(plant: Plant) -> None:

@@ -134,3 +134,24 @@ def test_a_mark_of_a_product_that_was_not_taught_is_kept(device: Device) -> None
     )
     assert "Nothing was taught about screw yet" in device.feedback.give(other, good=True)
     assert [picture.name for picture in marked(device.store, "screw", good=True)] == ["a"]
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_mark_of_an_outlier_takes_it_out_of_the_promise(tmp_path: Path, good: bool) -> None:
+    device = Device(tmp_path, {f"{seed}": good_part(seed) for seed in range(20)} | {"odd": STAINED})
+    assert device.profile.apart == ("odd",)  # also after it was written and read
+    assert device.profile.levels[-1].false_reject_rate == pytest.approx(2 / 22)
+    device.feedback.give(device.part("odd", STAINED), good=good)
+    assert device.profile.apart == ()
+    assert device.profile.levels[-1].false_reject_rate == pytest.approx(1 / 22 if good else 1 / 21)
+    assert (device.score(STAINED) < 0.5) == good
+
+
+def test_removing_a_bad_part_names_what_is_left_out_instead(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.feedback.give(device.part("odd", STAINED), good=True)
+    device.feedback.give(device.part("bad", good_part(3)), good=True)
+    assert device.profile.apart == ()
+    text = device.feedback.give(device.part("bad", good_part(3)), good=False)
+    assert text.count("Left out now, because they look different: odd") == 1
+    assert device.profile.apart == ("odd",)

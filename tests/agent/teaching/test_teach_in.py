@@ -91,13 +91,16 @@ def test_too_few_goods_for_the_rate_are_stated() -> None:
 
 
 def test_of_many_goods_60_are_learned_and_the_others_set_the_threshold() -> None:
-    outcome = taught([*goods(89), *bads(16)], rate=0.05)
+    outcome = taught([*goods(89), *bads(16)], rate=0.07)
     learned, judged = {good.name for good in outcome.profile.goods}, set(outcome.good_scores)
     outliers = {outlier.name for outlier in outcome.outliers}
     assert MAX_GOODS - 2 <= len(learned) <= MAX_GOODS and 27 <= len(judged) <= 30
     assert not learned & judged and len(learned | judged | outliers) == 90
     assert "bad-16" in outliers
-    assert outcome.profile.levels[0].false_reject_rate == pytest.approx((1 + outcome.profile.apart) / 31, abs=0.01)
+    assert outcome.profile.apart == ("bad-16",)  # one of the others
+    assert outcome.profile.levels[0].false_reject_rate == pytest.approx(2 / 31)
+    finer = taught([*goods(89), *bads(16)], rate=0.05)  # 29 others and an outlier cannot support it
+    assert len(finer.good_scores) == 89 and 0.04 < finer.profile.levels[0].false_reject_rate <= 0.05
     both = taught(goods(70), rate=0.05)  # 10 others alone cannot support the rate
     assert len(both.good_scores) + len(both.outliers) == 70
 
@@ -106,7 +109,10 @@ def test_outlier_is_named_and_not_learned() -> None:
     outcome = taught([*goods(14), *bads(40)])
     (outlier,) = outcome.outliers
     assert outlier.name == "bad-40" and outlier.score is not None and outlier.score > 2
-    assert outcome.profile.apart == 1  # and the promise counts it as rejected
+    assert outcome.profile.apart == ("bad-40",)  # and the promise counts it as rejected
+    again = taught([*goods(14), *bads(40)], apart=["bad-40", "earlier"])
+    assert again.profile.apart == ("bad-40", "earlier")
+    assert taught([*goods(14), *bads(40)], trusted=False).profile.levels[-1].false_reject_rate == pytest.approx(1 / 15)
     assert outcome.profile.levels[-1].false_reject_rate == pytest.approx(2 / 16)
     assert "times their median" in outlier.reason
     assert "bad-40" not in [good.name for good in outcome.profile.goods]

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -64,12 +63,6 @@ def features(bundle: Path, *weights: Path, images: Path, version: str | None = N
 
 def scale_of(bundle: Bundle, name: str) -> FeatureScale:
     return next(scale for scale in bundle.manifest.features or () if scale.name == name)
-
-
-def constant_bytes(xml: bytes) -> int:
-    """Bytes of the different constants of a graph."""
-    found = {data.get("offset"): int(data.get("size", 0)) for data in ElementTree.fromstring(xml).iter("data")}
-    return sum(size for offset, size in found.items() if offset is not None)
 
 
 def test_all_scales_are_added_and_everything_else_stays(made, weights):

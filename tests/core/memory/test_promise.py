@@ -30,6 +30,13 @@ def test_needed_number_supports_the_rate_and_one_less_does_not(rate: float, need
         assert promise([1.0] * (needed - 1), rate).rate > rate
 
 
+@pytest.mark.parametrize(("rate", "apart"), [(0.01, 1), (0.05, 3), (0.3, 0)])
+def test_goods_that_are_apart_need_further_ones(rate: float, apart: int) -> None:
+    needed = promise([1.0], rate, apart=apart).needed
+    assert promise([1.0] * needed, rate, apart=apart).rate <= rate + 1e-12
+    assert promise([1.0] * (needed - 1), rate, apart=apart).rate > rate
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 16, 60, 300])
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 def test_bound_is_the_smallest_rate_that_the_goods_make_unlikely(count: int, rate: float) -> None:
