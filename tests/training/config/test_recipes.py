@@ -60,7 +60,7 @@ def test_the_manifest_describes_the_recipes_model(shipped):
     assert (facts.input_hw, facts.taps) == (model.input_hw, model.taps)
     assert facts.map_hw == tuple(side // model.map_stride for side in model.input_hw)
     assert facts.score is not None
-    assert facts.score.model_dump() == {"top_fraction": model.score.top_fraction, "pool": model.score.pool}
+    assert facts.score.model_dump() == model.score.model_dump(include={"top_fraction", "pool", "power"})
 
 
 def test_the_manifest_has_the_licence_of_each_training_set(shipped):
