@@ -1,5 +1,6 @@
 """Teach-in: from pictures of good parts to a profile with thresholds that keep a promise."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -200,7 +201,7 @@ def _choose_part(observer: Observer, images: Sequence[np.ndarray], mode: str | N
         if (distance := _mean_distance(observer, images, model)) is not None:
             distances[name] = distance
     if mode is None:
-        mode = min(distances, key=lambda name: distances[name])
+        mode = min(distances, key=lambda name: distances[name], default="frame")
         if mode != "frame" and distances[mode] > LEAVE_FRAME * distances.get("frame", np.inf):
             mode = "frame"
     elif mode not in distances:
@@ -209,12 +210,14 @@ def _choose_part(observer: Observer, images: Sequence[np.ndarray], mode: str | N
 
 
 def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: PartModel) -> float | None:
-    """From the tokens of some goods to those of the others; None if the part is not found in all of them."""
+    """From the tokens of some goods to those of the others; None if the part is found in fewer than two."""
     first = next(iter(observer.scales))
     some = np.linspace(0, len(images) - 1, min(len(images), COMPARED)).astype(int)
-    try:
-        tokens = [observer.tokens(model.locate(images[place]), first) for place in some]
-    except ImageError:
+    tokens = []
+    for place in some:
+        with contextlib.suppress(ImageError):  # one picture without a part decides nothing: it is left out later
+            tokens.append(observer.tokens(model.locate(images[place]), first))
+    if len(tokens) < 2:
         return None
     between = token_distances(tokens)
     between[np.arange(len(tokens)), np.arange(len(tokens))] = np.inf

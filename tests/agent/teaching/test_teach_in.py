@@ -3,6 +3,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from drawn_parts import background, images, pin, plate, scenes
 from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import HealthConfig, InferenceConfig
@@ -240,3 +241,12 @@ def test_elongated_part_at_any_rotation_is_learned_in_its_strip() -> None:
     )
     assert prediction_map.shape == MAP_HW
     assert prediction_map[0, 0] == 0 < prediction_map[20, 20]  # nothing is claimed beside the part
+
+
+@pytest.mark.parametrize("other", ["empty tray", "another part"])
+def test_one_picture_without_the_part_is_left_out_and_named(other: str) -> None:
+    goods = [(f"pin-{number}", image) for number, image in enumerate(images(scenes(pin(), 12, turn=20.0)))]
+    odd = background(99) if other == "empty tray" else images(scenes(plate(), 1, seed=9))[0]
+    outcome = taught([*goods, ("odd", odd)])
+    assert [one.name for one in outcome.left_out] == ["odd"] and outcome.profile.apart == ()
+    assert outcome.profile.part.mode == taught(goods).profile.part.mode
