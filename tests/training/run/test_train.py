@@ -297,7 +297,7 @@ def test_a_batch_in_parts_gives_the_same_weights(data, tmp_path):
     whole = {"mixed_precision": "off", "trainable_blocks": 6, "ema_decay": 0.9}
     small_trainer(small_config(data, tmp_path / "whole", **whole)).run()
     small_trainer(small_config(data, tmp_path / "parts", accumulate=4, **whole)).run()
-    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=2e-5)  # written with 5 decimals
     assert_same_but_for_rounding(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
 
 
