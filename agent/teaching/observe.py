@@ -4,10 +4,11 @@ Teach-in and inspection both use this module, so scores are comparable between t
 that finds the nearest vectors: switching the product compiles nothing.
 """
 
+import contextlib
 import math
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +16,17 @@ import cv2
 import numpy as np
 
 from zsad_agent.model import FeatureNetworks, Predictor
+from zsad_agent.teaching.goods import token_distances
 from zsad_core.bundle import GENERIC_PRODUCT, FeatureScale
-from zsad_core.errors import DeviceError, ProductError
+from zsad_core.errors import DeviceError, ImageError, ProductError, ZsadError
 from zsad_core.openvino_offline import import_openvino, openvino_core
-from zsad_core.part import Located, PartModel
+from zsad_core.part import Located, PartModel, part_models
 
 GRID_HW = (56, 56)  # of all maps of a view
 STRIP_GRID_HW = (28, 84)
 BLOCK = 1000  # vectors that are compared at a time: these are converted to float32, not the whole memory
+COMPARED = 12  # goods whose views are compared to choose where the part is
+LEAVE_FRAME = 0.9  # another mode must make the distances of the whole frame smaller by this factor
 LEAST_SHARE = 1e-4  # of zero-shot map values, and of 1 minus them, before the logit
 
 
@@ -234,3 +238,43 @@ class Observer:
 def scales_for(scales: Iterable[FeatureScale], *, strip: bool) -> list[FeatureScale]:
     """The scales that look at a view: of a strip only those of whole views, which then have three tiles."""
     return [scale for scale in scales if scale.tiles == 1 or not strip]
+
+
+def choose_part(observer: Observer, images: Sequence[np.ndarray], mode: str | None) -> PartModel:
+    """Where the part is: the mode in which the goods look most alike, if `mode` is None.
+
+    Args:
+        observer: its first scale compares the goods.
+        images: good parts, uint8 BGR [H, W, 3], at least two.
+        mode: frame, box or strip; None: chosen.
+
+    Raises:
+        ZsadError: the mode does not fit these goods.
+    """
+    models: dict[str, PartModel] = {model.mode: model for model in part_models(images)}
+    distances: dict[str, float] = {}  # mode -> mean distance between goods
+    for name, model in models.items():
+        if (distance := _mean_distance(observer, images, model)) is not None:
+            distances[name] = distance
+    if mode is None:
+        mode = min(distances, key=lambda name: distances[name], default="frame")
+        if mode != "frame" and distances[mode] > LEAVE_FRAME * distances.get("frame", np.inf):
+            mode = "frame"
+    elif mode not in distances:
+        raise ZsadError(f"mode {mode} does not fit these good parts. Modes that do: {', '.join(distances)}")
+    return models[mode]
+
+
+def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: PartModel) -> float | None:
+    """From the tokens of some goods to those of the others; None if the part is found in fewer than two."""
+    first = next(iter(observer.scales))
+    some = np.linspace(0, len(images) - 1, min(len(images), COMPARED)).astype(int)
+    tokens = []
+    for place in some:
+        with contextlib.suppress(ImageError):  # one picture without a part decides nothing: it is left out later
+            tokens.append(observer.tokens(model.locate(images[place]), first))
+    if len(tokens) < 2:
+        return None
+    between = token_distances(tokens)
+    between[np.arange(len(tokens)), np.arange(len(tokens))] = np.inf
+    return float(between.min(axis=1).mean())

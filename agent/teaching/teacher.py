@@ -1,6 +1,5 @@
 """Teach-in: from pictures of good parts to a profile with thresholds that keep a promise."""
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,15 +29,13 @@ from zsad_agent.teaching.goods import (
     tail_limit,
     token_distances,
 )
-from zsad_agent.teaching.observe import Observed, Observer, scales_for
+from zsad_agent.teaching.observe import Observed, Observer, choose_part, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.memory import Promise, Spread, coresets, promise, to_unit
-from zsad_core.part import PartModel, part_models
+from zsad_core.part import PartModel
 
 SMALL_SIDE = 640  # of the pictures from which the part is learned, pixels
-COMPARED = 12  # goods whose views are compared to choose the part's mode
-LEAVE_FRAME = 0.9  # another mode must make the distances of the whole frame smaller by this factor
 FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; of the shared sets: own goods exceed it by up to 2.3
 
 Kept = TypeVar("Kept")
@@ -75,10 +72,10 @@ class _Task:
     ignored: np.ndarray | None  # bool [map_hw]
     seed: int
     say: Progress
-    left_out: list[LeftOut]
-    notes: list[str]
     trusted: bool
-    apart: list[str]  # names of the outliers
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    apart: list[str] = field(default_factory=list)  # names of the outliers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,23 +134,21 @@ def teach(
         ignored=ignored,
         seed=seed,
         say=progress or (lambda what, done, total: None),
-        left_out=[],
-        notes=[],
         trusted=trusted,
-        apart=[],
     )
+    count = len(images)
     goods = screen(
         images,
         health or HealthConfig(),
         task.left_out,
-        lambda done: task.say("checking pictures", done, len(images)),
+        lambda done: task.say("checking pictures", done, count),
         unchecked=unchecked,
     )
     check_number(len(goods), 0, task.left_out)
     order = np.random.default_rng(seed).permutation(len(goods))
     chosen, held_out = ([goods[place] for place in sorted(part)] for part in (order[:MAX_GOODS], order[MAX_GOODS:]))
     kept, small = _look_through(task, chosen)
-    part = _choose_part(task.observer, small, mode)
+    part = choose_part(task.observer, small, mode)
     memories = _learn(task, part, chosen)
     bundle = networks.bundle
     return _finish(
@@ -182,46 +177,6 @@ def _look_through(task: _Task, goods: Sequence[Named]) -> tuple[dict[str, KeptPi
         small.append(image)
         task.say("finding the part", done, len(goods))
     return kept, small
-
-
-def _choose_part(observer: Observer, images: Sequence[np.ndarray], mode: str | None) -> PartModel:
-    """Where the part is: the mode in which the goods look most alike, if `mode` is None.
-
-    Args:
-        observer: its first scale compares the goods.
-        images: good parts, uint8 BGR [H, W, 3], at least two.
-        mode: frame, box or strip; None: chosen.
-
-    Raises:
-        ZsadError: the mode does not fit these goods.
-    """
-    models: dict[str, PartModel] = {model.mode: model for model in part_models(images)}
-    distances: dict[str, float] = {}  # mode -> mean distance between goods
-    for name, model in models.items():
-        if (distance := _mean_distance(observer, images, model)) is not None:
-            distances[name] = distance
-    if mode is None:
-        mode = min(distances, key=lambda name: distances[name], default="frame")
-        if mode != "frame" and distances[mode] > LEAVE_FRAME * distances.get("frame", np.inf):
-            mode = "frame"
-    elif mode not in distances:
-        raise ZsadError(f"mode {mode} does not fit these good parts. Modes that do: {', '.join(distances)}")
-    return models[mode]
-
-
-def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: PartModel) -> float | None:
-    """From the tokens of some goods to those of the others; None if the part is found in fewer than two."""
-    first = next(iter(observer.scales))
-    some = np.linspace(0, len(images) - 1, min(len(images), COMPARED)).astype(int)
-    tokens = []
-    for place in some:
-        with contextlib.suppress(ImageError):  # one picture without a part decides nothing: it is left out later
-            tokens.append(observer.tokens(model.locate(images[place]), first))
-    if len(tokens) < 2:
-        return None
-    between = token_distances(tokens)
-    between[np.arange(len(tokens)), np.arange(len(tokens))] = np.inf
-    return float(between.min(axis=1).mean())
 
 
 def _observe(
