@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from zsad_agent.model import FeatureNetworks, Predictor
-from zsad_agent.teaching.goods import token_distances
+from zsad_agent.teaching.goods import MOST_OUTLIERS, token_distances
 from zsad_core.bundle import GENERIC_PRODUCT, FeatureScale
 from zsad_core.errors import DeviceError, ImageError, ProductError, ZsadError
 from zsad_core.openvino_offline import import_openvino, openvino_core
@@ -266,14 +266,14 @@ def choose_part(observer: Observer, images: Sequence[np.ndarray], mode: str | No
 
 
 def _mean_distance(observer: Observer, images: Sequence[np.ndarray], model: PartModel) -> float | None:
-    """From the tokens of some goods to those of the others; None if the part is found in fewer than two."""
+    """From the tokens of some goods to those of the others; None if the part is found in too few of them."""
     first = next(iter(observer.scales))
     some = np.linspace(0, len(images) - 1, min(len(images), COMPARED)).astype(int)
     tokens = []
     for place in some:
         with contextlib.suppress(ImageError):  # one picture without a part decides nothing: it is left out later
             tokens.append(observer.tokens(model.locate(images[place]), first))
-    if len(tokens) < 2:
+    if len(tokens) < max(2.0, (1 - MOST_OUTLIERS) * len(some)):
         return None
     between = token_distances(tokens)
     between[np.arange(len(tokens)), np.arange(len(tokens))] = np.inf
