@@ -120,7 +120,7 @@ def run(args: argparse.Namespace, command_line: str) -> None:
         version=args.version,
         facts=ModelFacts(
             method=config.method,
-            backbone=f"{config.backbone.name} from {config.backbone_weights}",
+            backbone=config.backbone_names,
             text_encoder=config.text_encoder if prompts else "none",
             input_hw=(height, width),
             taps=tuple(detector.backbone.taps),
@@ -218,7 +218,8 @@ def _licences(record: dict[str, Any], config: Any, needs_text: bool) -> "tuple[A
 
     of_data = [Licence.model_validate(licence) for licence in record["licences"]]
     text_encoder = config.text_encoder if needs_text else None
-    return (*of_data, *weights_licences(config.backbone.name, config.backbone_weights, text_encoder))
+    of_weights = weights_licences(config.backbone.name, config.backbone_weights, text_encoder)
+    return (*of_data, *(licence for licence in of_weights if licence not in of_data))
 
 
 def _read_table(path: Path) -> Any:

@@ -132,7 +132,7 @@ def with_teacher(record: dict[str, Any], config: "DistilConfig", teacher: "Check
         "teacher": {
             "file": file.name,
             "sha256": sha256,
-            "backbone": f"{model.backbone.name} from {model.backbone_weights}",
+            "backbone": model.backbone_names,
             "record": theirs,
         },
     }

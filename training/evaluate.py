@@ -96,8 +96,8 @@ def run(args: argparse.Namespace) -> None:
     config = checkpoint.detector.config
     prompt = f"prompt {args.product or 'the category name'}" if text else "no prompt"
     evaluation = Evaluation(
-        protocol=f"test split, {prompt}, backbone {config.backbone.name} from "
-        f"{config.backbone_weights}, text {config.text_encoder if text else 'none'}, input "
+        protocol=f"test split, {prompt}, backbone {config.backbone_names}, "
+        f"text {config.text_encoder if text else 'none'}, input "
         f"{' and '.join(map(str, (config.backbone.input_hw, *config.smaller_hw)))}, "
         f"{weights}masks {args.mask_folder or 'as published'}, pixel metrics at picture size, recall and false-reject "
         "rate at validation's threshold",

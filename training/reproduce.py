@@ -56,45 +56,50 @@ class Step:
 def plan(data: Path, vit: Path, efficientnet: Path, out: Path, *, quick: bool) -> list[Step]:
     """The steps in their order."""
     recipes = Path(__file__).with_name("recipes")
-    teacher = out / "runs" / SMALL / "best.safetensors"
+    of_vit, of_cnn, of_both = (out / "runs" / name / "best.safetensors" for name in (f"{SMALL}-vit", TINY, SMALL))
     train = ["python", "training/train.py", "--preset", SMALL, "--weights", str(vit)]
     distill = ["python", "training/distill.py", "--preset", "distil-tiny", "--weights", str(efficientnet)]
-    distill += ["--teacher", str(teacher), "--teacher-cache", str(out / "runs" / TINY / "teacher-cache")]
+    distill += ["--teacher", str(of_vit), "--teacher-cache", str(of_cnn.parent / "teacher-cache")]
     if quick:
         train += _QUICK_TRAINING
         distill += [*_QUICK_TRAINING, "distillation.pool=8"]
-    of_small = _Model(name=SMALL, data=data, out=out, quick=quick)
-    of_tiny = _Model(name=TINY, data=data, out=out, quick=quick)
+    join = ["python", "training/join.py", str(of_vit), str(of_cnn), "--out", str(of_both)]
+    small = _Model(name=SMALL, checkpoint=of_both, data=data, out=out, quick=quick)
+    tiny = _Model(name=TINY, checkpoint=of_cnn, data=data, out=out, quick=quick)
     return [
-        of_small.training(train, (vit, recipes / f"{SMALL}.yaml")),
-        *of_small.conversion((vit, efficientnet)),
-        of_tiny.training(distill, (efficientnet, teacher, recipes / "distil-tiny.yaml")),
-        *of_tiny.conversion((efficientnet,)),
+        _training(SMALL, train, data, of_vit, (vit, recipes / f"{SMALL}.yaml")),
+        _training(TINY, distill, data, of_cnn, (efficientnet, of_vit, recipes / "distil-tiny.yaml")),
+        Step(
+            name=f"{SMALL}: join",
+            words=tuple(join),
+            reads=(of_vit, of_cnn),
+            makes=of_both,
+            folder=of_both.parent,
+        ),
+        *small.conversion((vit, efficientnet)),
+        *tiny.conversion((efficientnet,)),
     ]
+
+
+def _training(name: str, command: Sequence[str], data: Path, checkpoint: Path, reads: tuple[Path, ...]) -> Step:
+    folder = checkpoint.parent
+    words = (*command[:2], "--data-root", str(data), "--out", str(folder), *command[2:])
+    return Step(name=f"{name}: train", words=words, reads=reads, makes=checkpoint, folder=folder)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Model:
-    """The steps of one bundle."""
+    """The steps from a checkpoint to a bundle."""
 
     name: str
+    checkpoint: Path
     data: Path
     out: Path
     quick: bool
 
     @property
-    def checkpoint(self) -> Path:
-        return self.out / "runs" / self.name / "best.safetensors"
-
-    @property
     def evaluation(self) -> Path:
         return evaluation_file(self.out, self.name)
-
-    def training(self, command: Sequence[str], reads: tuple[Path, ...]) -> Step:
-        words = (*command[:2], "--data-root", str(self.data), "--out", str(self.checkpoint.parent), *command[2:])
-        return Step(
-            name=f"{self.name}: train", words=words, reads=reads, makes=self.checkpoint, folder=self.checkpoint.parent
-        )
 
     def conversion(self, features: tuple[Path, ...]) -> list[Step]:
         """Evaluation, export, and the feature networks of these weights."""

@@ -6,6 +6,7 @@ from .detector import DetectorConfig as DetectorConfig
 from .detector import DeviceGraph as DeviceGraph
 from .detector import VisualAdOptions as VisualAdOptions
 from .detector import check_smaller as check_smaller
+from .detector import joined as joined
 from .published import TextFacts as TextFacts
 from .published import VisualAdFacts as VisualAdFacts
 from .published_detector import PAPERS_BACKBONE as PAPERS_BACKBONE

@@ -7,7 +7,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from zsad_core.backbones import AnyBackbone, Backbone, BackboneConfig, Side, check_input, class_position
+from zsad_core.backbones import (
+    AnyBackbone,
+    Backbone,
+    BackboneConfig,
+    Side,
+    build_backbone,
+    check_input,
+    class_position,
+)
 from zsad_core.config import StrictModel
 from zsad_core.heads import (
     AdDinoV3,
@@ -26,6 +34,7 @@ from zsad_core.methods import Method
 from zsad_core.model.preprocess import Normalise
 
 Count = Annotated[int, Field(ge=1)]
+_SURE = 1e-4  # map values stay this far from 0 and 1 where two maps are joined: one detector alone decides no pixel
 
 
 class DetectorConfig(StrictModel):
@@ -43,6 +52,13 @@ class DetectorConfig(StrictModel):
     smaller_hw: tuple[tuple[Side, Side], ...] = ()  # further input sizes for evaluation, see `Detector.answer`
     visualad: VisualAdOptions = VisualAdOptions()
     score: ScoreConfig = ScoreConfig()
+    second: "DetectorConfig | None" = None  # of `Detector.second`
+
+    @property
+    def backbone_names(self) -> str:
+        """Each backbone with its initial weights, for records."""
+        own = f"{self.backbone.name} from {self.backbone_weights}"
+        return own if self.second is None else f"{own}, and {self.second.backbone_names}"
 
 
 def build_head(config: DetectorConfig, backbone: AnyBackbone) -> Any:
@@ -84,7 +100,13 @@ def check_smaller(config: DetectorConfig, backbone: AnyBackbone) -> None:
 
 
 class Detector(nn.Module):
-    """Computes maps and scores from uint8 BGR images and, if the method needs text, text embeddings."""
+    """Computes maps and scores from uint8 BGR images and, if the method needs text, text embeddings.
+
+    `second` is a further, complete detector, see `joined`: the map is the mean of both maps' logits. It always gets the
+    prompt vectors `second_prompts` [1, K, 2, M], whatever the product.
+    """
+
+    second_prompts: Tensor
 
     def __init__(self, config: DetectorConfig, backbone: AnyBackbone) -> None:
         """Raises ValueError as `check_smaller` does."""
@@ -94,6 +116,11 @@ class Detector(nn.Module):
         self.normalise = Normalise(backbone.mean, backbone.std)
         self.backbone = backbone
         self.head = build_head(config, backbone)
+        self.second: Detector | None = None
+        if config.second is not None:
+            self.second = Detector(config.second, build_backbone(config.second.backbone))
+            empty = torch.zeros((1, config.second.text_dim, 2))
+            self.register_buffer("second_prompts", self.second.head.prompt_vectors(empty).detach())
 
     @property
     def needs_text(self) -> bool:
@@ -154,10 +181,50 @@ class Detector(nn.Module):
             smaller = F.interpolate(images, size=size_hw, mode="bilinear")
             of_sizes.append(self.head.tokens(self.backbone, smaller))
         answers = [self.head.predict(one, prompts, map_hw=map_hw, score=self.config.score) for one in of_sizes]
-        if len(answers) == 1:
-            return answers[0]
-        maps, scores = (torch.stack(list(parts)).mean(dim=0) for parts in zip(*answers, strict=True))
-        return maps, anomaly_score(maps, self.config.score) if self.head.score_from_map else scores
+        maps, scores = answers[0]
+        if len(answers) > 1:
+            maps, scores = (torch.stack(list(parts)).mean(dim=0) for parts in zip(*answers, strict=True))
+        if self.second is not None:
+            maps = self._joined_map(maps, images_bgr, self.second)
+        from_map = self.head.score_from_map and (len(answers) > 1 or self.second is not None)
+        return maps, anomaly_score(maps, self.config.score) if from_map else scores
+
+    def _joined_map(self, maps: Tensor, images_bgr: Tensor, second: "Detector") -> Tensor:
+        """The mean of the logits of `maps` [B, h, w] and of the second detector's maps, as probabilities."""
+        images, input_hw = images_bgr, second.config.backbone.input_hw
+        map_hw = (int(maps.shape[1]), int(maps.shape[2]))
+        if (int(images.shape[1]), int(images.shape[2])) != input_hw:
+            channels_first = F.interpolate(images.permute(0, 3, 1, 2).float(), size=input_hw, mode="bilinear")
+            images = channels_first.permute(0, 2, 3, 1)
+        theirs, _ = second.answer(images, self.second_prompts.expand(images.shape[0], -1, -1, -1))
+        if (int(theirs.shape[1]), int(theirs.shape[2])) != map_hw:
+            theirs = F.interpolate(theirs.unsqueeze(1), size=map_hw, mode="bilinear")[:, 0]
+        ours, theirs = maps.clamp(_SURE, 1 - _SURE), theirs.clamp(_SURE, 1 - _SURE)
+        anomalous, normal = (ours * theirs).sqrt(), ((1 - ours) * (1 - theirs)).sqrt()
+        return anomalous / (anomalous + normal)  # sigmoid of the mean of both logits
+
+
+def joined(first: Detector, second: Detector, prompts: Tensor) -> Detector:
+    """A detector in eval mode with the weights of `first` and, as its `second`, of `second`.
+
+    Args:
+        first: sets input size, size of the map, text and score.
+        second: gets the image at its own input size.
+        prompts: of `second`'s head for the generic product, [1, K, 2, M].
+
+    Raises:
+        ValueError: one has no score from its map and text, or has a second detector already.
+    """
+    for one in (first, second):
+        if not (one.needs_text and one.head.score_from_map):
+            raise ValueError(f"{one.config.method}: only detectors with text, whose score is of the map, can be joined")
+        if one.second is not None:
+            raise ValueError("this detector has a second one already: join detectors that were trained")
+    config = first.config.model_copy(update={"second": second.config})
+    result = Detector(config, build_backbone(config.backbone))
+    theirs = {f"second.{name}": value for name, value in second.state_dict().items()}
+    result.load_state_dict({**first.state_dict(), **theirs, "second_prompts": prompts})
+    return result.eval()
 
 
 class DeviceGraph(nn.Module):

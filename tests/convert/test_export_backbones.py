@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 from zsad_convert.export import to_openvino
 from zsad_core.backbones import BackboneConfig, build_backbone
-from zsad_core.model import Detector, DetectorConfig
+from zsad_core.model import Detector, DetectorConfig, joined
 from zsad_core.openvino_offline import openvino_core
 
 
@@ -49,5 +49,25 @@ def test_visualads_graph_also_evaluates_smaller_sizes():
         anomaly_map, score = detector.predict(image, None)
     graph = openvino_core().compile_model(to_openvino(detector), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     answer = graph([image.numpy()])
+    np.testing.assert_allclose(answer["anomaly_map"], anomaly_map.numpy(), rtol=0, atol=1e-3)
+    np.testing.assert_allclose(answer["anomaly_score"], score.numpy(), rtol=0, atol=1e-3)
+
+
+def test_a_joined_detectors_graph_computes_both():
+    torch.manual_seed(0)
+    detectors = []
+    for name, input_hw in (("vit_tiny_patch16_224", (64, 96)), ("tf_efficientnet_lite0", (48, 64))):
+        config = BackboneConfig(name=name, input_hw=input_hw)
+        settings = DetectorConfig(backbone=config, text_dim=8, hidden_dim=16, map_stride=4)
+        detectors.append(Detector(settings, build_backbone(config)).eval())
+    image, text = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8), torch.randn(1, 8, 2)
+    with torch.no_grad():
+        both = joined(*detectors, detectors[1].head.prompt_vectors(text))
+        anomaly_map, score = both.predict(image, text)
+        alone, _ = detectors[0].predict(image, text)
+        prompt = both.head.prompt_vectors(text)[0]
+    graph = openvino_core().compile_model(to_openvino(both), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    answer = graph([image.numpy(), prompt.numpy()])
+    assert (anomaly_map - alone).abs().max() > 0.01
     np.testing.assert_allclose(answer["anomaly_map"], anomaly_map.numpy(), rtol=0, atol=1e-3)
     np.testing.assert_allclose(answer["anomaly_score"], score.numpy(), rtol=0, atol=1e-3)

@@ -39,6 +39,14 @@ class Validation:
     false_reject_rate: float  # measured on the images that set the threshold
     region_level: float
 
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {
+            "validation": [row.model_dump() for row in self.rows],
+            "threshold": {"value": self.threshold, "false_reject_rate": self.false_reject_rate},
+            "region_level": self.region_level,
+        }
+
 
 class Sharing(Protocol):
     """The processes that share a validation; one process shares with nobody."""

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from zsad_core.backbones import Backbone
 from zsad_core.model import Detector, save_checkpoint
 from zsad_training.config import OptimisationSpec, TrainConfig
-from zsad_training.measure import Validation, ValidationPictures
+from zsad_training.measure import ValidationPictures
 from zsad_training.pictures import Batch, collate
 from zsad_training.run.devices import pick_precision
 from zsad_training.run.feature_cache import FeatureCache
@@ -245,7 +245,9 @@ class Trainer:
             if result.criterion > self._state.best_criterion:
                 self._state.best_criterion = result.criterion
                 if log:
-                    record = self._record | _validation_record(result, epoch, self._state)
+                    seconds = round(self._state.seconds)
+                    run = {"epoch": epoch, "steps": self._state.step, "training_seconds": seconds}
+                    record = self._record | run | result.record()
                     save_checkpoint(self._config.out / BEST, self._detector, self._products_text, record)
         if log is None:
             return
@@ -352,14 +354,3 @@ def _shown(row: Any) -> tuple[str, str, str]:
         return "-" if value is None else f"{value:.3f}"
 
     return text(row.image_auroc), text(row.pixel_auroc), text(row.pixel_ap)
-
-
-def _validation_record(result: Validation, epoch: int, state: State) -> dict[str, Any]:
-    return {
-        "epoch": epoch,
-        "steps": state.step,
-        "training_seconds": round(state.seconds),
-        "validation": [row.model_dump() for row in result.rows],
-        "threshold": {"value": result.threshold, "false_reject_rate": result.false_reject_rate},
-        "region_level": result.region_level,
-    }

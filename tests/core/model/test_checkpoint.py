@@ -4,10 +4,10 @@ torch = pytest.importorskip("torch")
 
 import numpy as np
 from safetensors.torch import load_file, save_file
-from small_model import record, small_detector, text_embeddings
+from small_model import SHALLOW, record, small_detector, text_embeddings
 
 from zsad_core.errors import WeightsError
-from zsad_core.model import load_checkpoint, save_checkpoint
+from zsad_core.model import joined, load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,18 @@ def test_a_loaded_checkpoint_gives_the_outputs_of_the_saved_model(saved):
         for ours, theirs in zip(loaded.detector.predict(image, text), detector.predict(image, text), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert loaded.record == record()
+
+
+def test_a_joined_detector_is_loaded_with_its_second_one(tmp_path):
+    detector = small_detector(**SHALLOW)
+    text = torch.from_numpy(text_embeddings()["object"])[None]
+    both = joined(detector, small_detector(input_hw=(48, 64), **SHALLOW), detector.head.prompt_vectors(text).detach())
+    save_checkpoint(tmp_path / "both.safetensors", both, text_embeddings(), record())
+    loaded = load_checkpoint(tmp_path / "both.safetensors").detector
+    image = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        for ours, theirs in zip(loaded.predict(image, text), both.predict(image, text), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_missing_checkpoint_names_the_command_that_makes_one(tmp_path):

@@ -3,10 +3,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from small_model import small_detector, text_embeddings
+from small_model import SHALLOW, small_detector, text_embeddings
 
 from zsad_core.heads import DecoderConfig, ScoreConfig, anomaly_score, match
-from zsad_core.model import Detector
+from zsad_core.model import Detector, joined
 
 
 def test_the_scored_map_is_the_published_map_at_temperature_one():
@@ -120,3 +120,29 @@ def test_a_match_is_the_same_in_mixed_precision():
     with torch.autocast("cpu", torch.bfloat16):
         found = match(patches, matching, (4, 6))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_joined_detector_averages_the_logits_of_both_maps():
+    first, second = small_detector(), small_detector(input_hw=(48, 64), **SHALLOW)
+    text = torch.from_numpy(text_embeddings()["object"])[None]
+    other_text = torch.from_numpy(text_embeddings()["bottle"])[None]
+    with torch.no_grad():
+        both = joined(first, second, second.head.prompt_vectors(other_text))
+        images = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
+        smaller = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), size=(48, 64), mode="bilinear")
+        ours, _ = first.predict(images, text.expand(2, -1, -1))
+        theirs, _ = second.predict(smaller.permute(0, 2, 3, 1), other_text.expand(2, -1, -1))
+        theirs = torch.nn.functional.interpolate(theirs[:, None], size=(64, 96), mode="bilinear")[:, 0]
+        anomaly_map, score = both.predict(images, text.expand(2, -1, -1))
+    expected = torch.sigmoid((torch.logit(ours, 1e-4) + torch.logit(theirs, 1e-4)) / 2)
+    torch.testing.assert_close(anomaly_map, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(score, anomaly_score(expected, first.config.score), atol=1e-5, rtol=0)
+
+
+def test_what_cannot_be_joined_is_refused():
+    first, visualad = small_detector(**SHALLOW), small_detector(method="visualad")
+    prompts = first.head.prompt_vectors(torch.from_numpy(text_embeddings()["object"])[None]).detach()
+    with pytest.raises(ValueError, match="visualad: only detectors with text"):
+        joined(first, visualad, prompts)
+    with pytest.raises(ValueError, match="has a second one already"):
+        joined(joined(first, first, prompts), first, prompts)

@@ -18,6 +18,7 @@ from zsad_training.config import read_config
 from zsad_training.distil import parser as distil_parser
 from zsad_training.distil import read_distil_config
 from zsad_training.evaluate import parser as evaluate_parser
+from zsad_training.join import parser as join_parser
 from zsad_training.reproduce import EVALUATED_ON, STATE, TRAINED_ON, Step, accuracy_table, is_finished, main, plan, run
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +43,8 @@ def test_dry_run_prints_commands_that_the_commands_accept(
     assert not (tmp_path / "out").exists()
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     kinds = [Path(words[1]).stem for words in commands]
-    assert kinds == ["train", "evaluate", "export", "features", "distill", "evaluate", "export", "features"]
+    conversion = ["evaluate", "export", "features"]
+    assert kinds == ["train", "distill", "join", *conversion, *conversion]
     for kind, words in zip(kinds, commands, strict=True):
         if kind == "train":
             assert read_config(train_parser().parse_args(words[2:])).optimisation.steps_per_epoch == (
@@ -51,6 +53,8 @@ def test_dry_run_prints_commands_that_the_commands_accept(
         elif kind == "distill":
             config = read_distil_config(distil_parser().parse_args(words[2:]))
             assert config.optimisation.steps_per_epoch == (2 if more else 1200)
+        elif kind == "join":
+            join_parser().parse_args(words[2:])
         elif kind == "evaluate":
             evaluate_parser().parse_args(words[2:])
         else:
@@ -106,23 +110,23 @@ def test_finished_steps_are_skipped(chain: tuple[list[Step], Commands, Path]) ->
     assert commands.ran == [*names, names[6]]
     assert all(is_finished(step, json.loads(state.read_text()), "data") for step in steps)
     run(steps, state, "other data", commands.execute)
-    assert commands.ran[9:] == names
+    assert commands.ran[len(names) + 1 :] == names
 
 
 def test_a_failed_step_is_continued(chain: tuple[list[Step], Commands, Path]) -> None:
     steps, commands, state = chain
-    commands.fails = steps[4].name
+    commands.fails = steps[1].name
     with pytest.raises(ZsadError, match="zsad-tiny: train failed with exit code 1"):
         run(steps, state, "data", commands.execute)
     commands.fails = None
-    half = steps[4].folder / "half"
+    half = steps[1].folder / "half"
     assert half.is_file()
     half.write_text("kept")
     commands.ran.clear()
-    run(steps[:4], state, "data", commands.execute)
+    run(steps[:1], state, "data", commands.execute)
     assert commands.ran == []
     run(steps, state, "data", commands.execute)
-    assert commands.ran == [step.name for step in steps[4:]]
+    assert commands.ran == [step.name for step in steps[1:]]
 
 
 def test_other_weights_start_the_steps_that_use_them_from_nothing(chain: tuple[list[Step], Commands, Path]) -> None:
@@ -131,12 +135,12 @@ def test_other_weights_start_the_steps_that_use_them_from_nothing(chain: tuple[l
     left = [step.folder / "left" for step in steps if step.folder != step.makes]
     for path in left:
         path.write_text("")
-    (lite0,) = (path for path in steps[4].reads if path.suffix == ".pth")
+    (lite0,) = (path for path in steps[1].reads if path.suffix == ".pth")
     lite0.write_text("other weights")
     commands.ran.clear()
     run(steps, state, "data", commands.execute)
-    assert commands.ran == [steps[3].name, *(step.name for step in steps[4:])]  # features of both, and all of zsad-tiny
-    assert [path.exists() for path in left] == [True, True, False, False, False, False]
+    assert commands.ran == [step.name for step in steps[1:]]  # only the ViT does not use them
+    assert [path.exists() for path in left] == [True, *[False] * (len(left) - 1)]
 
 
 def test_the_table_is_that_of_the_readme() -> None:
