@@ -22,6 +22,7 @@ MOVES = 10  # of the middle of a group
 TOP_FRACTION = 0.02  # of a picture's tokens: the most different ones
 LEAST_SHARE = 1e-4  # of zero-shot scores, and of 1 minus them, before the logit
 NAMED = 3  # pictures that a message names
+COMPARED_SIDE = 16  # cells of a picture, every second one of a finer grid: time grows with the square of their number
 
 Named = tuple[str, Picture]
 
@@ -56,7 +57,8 @@ def learn_from_stream(
             continue
         for scale in networks.scales:
             if scale.name in tokens:
-                tokens[scale.name].append(networks.tokens(image, scale).astype(np.float16))
+                step = max(1, scale.grid_hw[0] // COMPARED_SIDE)
+                tokens[scale.name].append(networks.tokens(image, scale)[::step, ::step].astype(np.float16))
         names.append(name)
     distances = [token_distances(of_scale) for of_scale in tokens.values()]
     others = find_others(distances[0], names)
