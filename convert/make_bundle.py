@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zsad_convert.gate import add_gate_flags, add_parity_flags, check_pictures, count, passed, unit
-from zsad_core.bundle import Calibration, Gate, Precision, Variant
+from zsad_core.bundle import Calibration, Gate, Precision, SecondModel, Variant
 from zsad_core.errors import ConfigError
 from zsad_core.model import add_checkpoint_flags, chosen_checkpoint
 
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace, command_line: str) -> None:
         version=args.version,
         facts=ModelFacts(
             method=config.method,
-            backbone=config.backbone_names,
+            backbone=f"{config.backbone.name} from {config.backbone_weights}",
             text_encoder=config.text_encoder if prompts else "none",
             input_hw=(height, width),
             taps=tuple(detector.backbone.taps),
@@ -130,6 +130,7 @@ def run(args: argparse.Namespace, command_line: str) -> None:
             score=ScoreRule(top_fraction=config.score.top_fraction, pool=config.score.pool, power=config.score.power)
             if detector.head.score_from_map
             else None,
+            second=_second(detector.second),
         ),
         ir=irs[main],
         prompts=prompts,
@@ -210,6 +211,14 @@ def _embeddings(args: argparse.Namespace, checkpoint: Any) -> dict[str, Any]:
     if detector.needs_text and (more := sorted({GENERIC_PRODUCT, *wanted} - text.keys())):
         text |= embed_products(load_text_encoder(detector.config.text_encoder), more)
     return text
+
+
+def _second(detector: Any) -> SecondModel | None:
+    if detector is None:
+        return None
+    config = detector.config
+    backbone = f"{config.backbone.name} from {config.backbone_weights}"
+    return SecondModel(backbone=backbone, input_hw=config.backbone.input_hw, taps=tuple(detector.backbone.taps))
 
 
 def _licences(record: dict[str, Any], config: Any, needs_text: bool) -> "tuple[Any, ...]":

@@ -5,7 +5,7 @@ The headings are those of Mitchell et al., Model Cards for Model Reporting (arXi
 
 from collections.abc import Iterable, Sequence
 
-from zsad_core.bundle import Evaluation, Gate, Manifest, ResizeRule, Variant
+from zsad_core.bundle import Evaluation, Gate, Manifest, ResizeRule, SecondModel, Variant
 from zsad_core.facts import EvaluationRow, ScoreRule
 
 MODEL_CARD = "MODEL_CARD.md"  # not a file of the manifest; devices do not read it
@@ -65,6 +65,7 @@ def _details(manifest: Manifest) -> str:
     rows = [
         ("method", _METHODS.get(model.method, model.method)),
         ("backbone", f"{model.backbone}, taps {', '.join(map(str, model.taps))}"),
+        *([("joined with", _second(model.second))] if model.second else []),
         ("text encoder, on the host", model.text_encoder),
         ("input", f"{_size(model.input_hw)} px, uint8, {model.colour_order}"),
         ("map", f"{_size(model.map_hw)} values"),
@@ -77,6 +78,11 @@ def _details(manifest: Manifest) -> str:
         ("bundle format", f"{manifest.format_version}, read by zsad-agent {manifest.needs_agent} and newer"),
     ]
     return _table(("", ""), rows)
+
+
+def _second(second: SecondModel) -> str:
+    facts = f"{second.backbone}, taps {', '.join(map(str, second.taps))}, {_size(second.input_hw)} px"
+    return f"a second detector: {facts}. The map is the mean of both maps' logits"
 
 
 def _scales(manifest: Manifest) -> str:

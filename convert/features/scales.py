@@ -62,6 +62,7 @@ def make_scales(
         ParityError: a graph gives other tokens than torch.
     """
     main = bundle.model_xml, bundle.model_bin
+    own_levels = _own_levels(bundle)
     shared = SharedConstants(main)
     files: dict[str, bytes] = {}
     scales: list[FeatureScale] = []
@@ -72,7 +73,7 @@ def make_scales(
         made = FeatureScale(
             name=kind.name,
             file=f"features-{kind.name}.xml",
-            own=_is_own(bundle, kind),
+            own=_is_own(bundle, kind, own_levels),
             input_hw=kind.input_hw,
             grid_hw=network.grid_hw,
             width=width,
@@ -85,8 +86,7 @@ def make_scales(
             continue
         graphs = {made.file: serialise(token_graph(network), "fp16")}
         if made.own:
-            facts = bundle.manifest.model
-            graphs[MODEL_XML] = with_tokens(main, [facts.taps.index(tap) for tap in kind.taps], made.grid_hw)
+            graphs[MODEL_XML] = with_tokens(main, [own_levels.index(tap) for tap in kind.taps], made.grid_hw)
         for name, ir in graphs.items():
             xml = files[name] = shared.add(ir)
             parity = _parity(network, (xml, bytes(shared.content)), bundle, pictures, source)
@@ -101,11 +101,20 @@ def token_network(kind: Kind, weights: Path) -> TokenNetwork:
     return TokenNetwork(kind.backbone, input_hw=kind.input_hw, taps=kind.taps, stride=kind.stride, weights=weights)
 
 
-def _is_own(bundle: Bundle, kind: Kind) -> bool:
-    """Whether the bundle's own model computes the levels of this scale."""
+def _own_levels(bundle: Bundle) -> tuple[int, ...]:
+    """The levels that the CNN of the bundle's own graph computes, of the graph's input; empty without such a CNN."""
     facts = bundle.manifest.model
-    own = facts.backbone.split(" ")[0], facts.input_hw, facts.precision == "int8"
-    return kind.tiles == 1 and own == (CNN, kind.input_hw, False) and set(kind.taps) <= set(facts.taps)
+    detectors = [(facts.backbone, facts.input_hw, facts.taps)]
+    if facts.second:
+        detectors.append((facts.second.backbone, facts.second.input_hw, facts.second.taps))
+    found = (taps for name, hw, taps in detectors if (name.split(" ")[0], hw) == (CNN, facts.input_hw))
+    return () if facts.precision == "int8" else next(found, ())
+
+
+def _is_own(bundle: Bundle, kind: Kind, own_levels: tuple[int, ...]) -> bool:
+    """Whether the bundle's own model computes this scale."""
+    same_view = (kind.backbone, kind.tiles, kind.input_hw) == (CNN, 1, bundle.manifest.model.input_hw)
+    return same_view and set(kind.taps) <= set(own_levels)
 
 
 def _parity(

@@ -23,6 +23,7 @@ from .format import Bundle as Bundle
 from .format import Evaluation as Evaluation
 from .format import Manifest as Manifest
 from .format import ModelFacts as ModelFacts
+from .format import SecondModel as SecondModel
 from .format import Sha256 as Sha256
 from .format import Threshold as Threshold
 from .format import installed_version as installed_version

@@ -67,6 +67,14 @@ class AddedProduct(RecordModel):
     wording: Wording
 
 
+class SecondModel(RecordModel):
+    """A second detector in the graph: the map is the mean of both maps' logits."""
+
+    backbone: str  # as of `ModelFacts`, also the next two
+    input_hw: tuple[Side, Side]
+    taps: tuple[int, ...]
+
+
 class ModelFacts(RecordModel):
     method: str  # e.g. "ava_dino"
     backbone: str  # timm name and initial weights
@@ -79,6 +87,7 @@ class ModelFacts(RecordModel):
     prompt_shape: tuple[Annotated[int, Field(gt=0)], ...] | None
     precision: Precision
     score: ScoreRule | None = None  # None: the score is not computed from the output map
+    second: SecondModel | None = None
 
     @model_validator(mode="after")
     def _prompt_is_bounded(self) -> Self:

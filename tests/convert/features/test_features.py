@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_model import text_embeddings, write_pictures
+from small_model import TEXT_DIM, record, text_embeddings, write_pictures
 from tiny_bundle_maker import make_tiny_bundle
 
 torch = pytest.importorskip("torch")
@@ -23,7 +23,7 @@ from zsad_core.backbones import BackboneConfig, build_backbone
 from zsad_core.backbones.vit import import_timm
 from zsad_core.bundle import MODEL_BIN, MODEL_XML, Bundle, FeatureScale, load_bundle
 from zsad_core.errors import BundleError
-from zsad_core.model import Detector, DetectorConfig
+from zsad_core.model import Detector, DetectorConfig, joined, save_checkpoint
 from zsad_core.picture import find_images, read_image, resize_to_input
 
 VIT_FILE = "vit_tiny_patch16_224.augreg_in21k_ft_in1k.safetensors"
@@ -165,6 +165,39 @@ def test_a_cnns_own_model_gives_the_same_tokens_and_the_same_answer(weights, pic
         with torch.no_grad():
             wanted = network(torch.from_numpy(image)).numpy()
         assert np.abs(new["tokens"] - wanted).max() <= scales.TOLERANCE
+
+
+def test_the_cnn_of_a_joined_model_gives_the_tokens_of_the_whole_view(weights, pictures, tmp_path):
+    torch.manual_seed(0)
+    detectors = []
+    for name, taps, file in ((scales.VIT, (1, 2), weights[0]), (scales.CNN, (2, 3, 4), weights[1])):
+        config = BackboneConfig(name=name, input_hw=(256, 256), taps=taps)
+        settings = DetectorConfig(
+            backbone=config, backbone_weights=file.name, text_dim=TEXT_DIM, hidden_dim=16, map_stride=4
+        )
+        detectors.append(Detector(settings, build_backbone(config, weights=file)).eval())
+    text = torch.from_numpy(text_embeddings()["object"])[None]
+    both = joined(*detectors, detectors[1].head.prompt_vectors(text).detach())
+    save_checkpoint(tmp_path / "both.safetensors", both, text_embeddings(), record())
+    bundle = tmp_path / "bundle"
+    flags = ["--out", str(bundle), "--name", "both", "--images", str(pictures)]
+    assert main(["export", str(tmp_path / "both.safetensors"), *flags]) == 0
+    alone = load_bundle(bundle)
+    assert alone.manifest.model.backbone.startswith(f"{scales.VIT} from {VIT_FILE}")
+    assert alone.manifest.model.second is not None
+    assert alone.manifest.model.second.taps == (2, 3, 4)
+    assert "joined with | a second detector: tf_efficientnet_lite0 from" in (bundle / "MODEL_CARD.md").read_text()
+    assert features(bundle, weights[1], images=pictures) == 0
+    taught = load_bundle(bundle)
+    assert [(scale.name, scale.own) for scale in taught.manifest.features or ()] == [
+        ("cnn-whole", True), ("cnn-tiles", False),
+    ]  # fmt: skip
+    prompt = taught.prompt("object")
+    before, after = (compiled_in_float32((one.model_xml, one.model_bin)) for one in (alone, taught))
+    for path in find_images(pictures):
+        image = resize_to_input(read_image(path), (256, 256))[None]
+        old, new = (graph({"image": image, "prompt": prompt}) for graph in (before, after))
+        assert np.array_equal(old["anomaly_map"], new["anomaly_map"])
 
 
 def test_a_model_without_levels_of_a_cnn_is_refused(tiny_bundle):
