@@ -136,17 +136,7 @@ def teach(
         say=progress or (lambda what, done, total: None),
         trusted=trusted,
     )
-    count = len(images)
-    goods = screen(
-        images,
-        health or HealthConfig(),
-        task.left_out,
-        lambda done: task.say("checking pictures", done, count),
-        unchecked=unchecked,
-    )
-    check_number(len(goods), 0, task.left_out)
-    order = np.random.default_rng(seed).permutation(len(goods))
-    chosen, held_out = ([goods[place] for place in sorted(part)] for part in (order[:MAX_GOODS], order[MAX_GOODS:]))
+    chosen, held_out = _usable(task, images, health or HealthConfig(), unchecked=unchecked)
     kept, small = _look_through(task, chosen)
     part = choose_part(task.observer, small, mode)
     memories = _learn(task, part, chosen)
@@ -163,6 +153,20 @@ def teach(
         kept=[kept[name] for name in memories.seen],
         bundle=BundleName(name=bundle.manifest.name, version=bundle.manifest.version, sha256=bundle.sha256),
     )
+
+
+def _usable(
+    task: _Task, images: Sequence[Named], health: HealthConfig, *, unchecked: bool
+) -> tuple[list[Named], list[Named]]:
+    """The goods to learn, at most `MAX_GOODS` of them at random, and the others."""
+    say, count = task.say, len(images)
+    goods = screen(
+        images, health, task.left_out, lambda done: say("checking pictures", done, count), unchecked=unchecked
+    )
+    check_number(len(goods), 0, task.left_out)
+    order = np.random.default_rng(task.seed).permutation(len(goods))
+    learned, others = ([goods[place] for place in sorted(part)] for part in (order[:MAX_GOODS], order[MAX_GOODS:]))
+    return learned, others
 
 
 def _look_through(task: _Task, goods: Sequence[Named]) -> tuple[dict[str, KeptPicture], list[np.ndarray]]:
