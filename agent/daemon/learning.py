@@ -9,10 +9,19 @@ import numpy as np
 from zsad_agent.capture import DRIFT
 from zsad_agent.config import AgentConfig
 from zsad_agent.inspection import Station, View
-from zsad_agent.learning import Feedback, Follower, LineLearner, Networks, learn_from_stream, learn_kept
+from zsad_agent.learning import Feedback, Follower, LineLearner, learn_from_stream
 from zsad_agent.model import ModelInUse
 from zsad_agent.sources import Source
-from zsad_agent.teaching import Followed, Picture, ProductPredictor, ProfileStore, Taught, teach
+from zsad_agent.teaching import (
+    Followed,
+    Networks,
+    Picture,
+    ProductPredictor,
+    ProfileStore,
+    Taught,
+    learn_kept,
+    teach,
+)
 from zsad_core.errors import ZsadError
 
 

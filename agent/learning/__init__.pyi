@@ -1,9 +1,7 @@
 from .drift import DriftWatch as DriftWatch
 from .drift import Follower as Follower
 from .feedback import Feedback as Feedback
-from .feedback import Networks as Networks
 from .feedback import export_dataset as export_dataset
-from .feedback import learn_kept as learn_kept
 from .feedback import mark as mark
 from .feedback import marked as marked
 from .lesson import LessonPicture as LessonPicture

@@ -11,9 +11,8 @@ from statistics import NormalDist, median
 
 import numpy as np
 
-from zsad_agent.learning.feedback import Networks, novel_tokens
 from zsad_agent.messages import DriftStats, Result
-from zsad_agent.teaching import FOLLOWED_SHARE, Followed, Profile, ProfileStore
+from zsad_agent.teaching import FOLLOWED_SHARE, Followed, Networks, Profile, ProfileStore, novel_tokens
 from zsad_core.errors import ProfileError
 from zsad_core.memory import to_unit
 from zsad_core.types import Verdict

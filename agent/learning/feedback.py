@@ -4,72 +4,39 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from zsad_agent.config import InferenceConfig
 from zsad_agent.learning.recent import RecentPart
-from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.system import write_whole
 from zsad_agent.teaching import (
-    MAX_GOODS,
     KeptPicture,
-    LeftOut,
+    Networks,
     Observer,
     Picture,
     Profile,
     ProfileStore,
     Recall,
-    ScaleMemory,
-    Taught,
-    TaughtPredictor,
-    read,
-    tail_limit,
-    teach,
+    distances_to,
+    learn_good,
+    teach_again,
+    with_promise,
 )
 from zsad_core.data import GOOD
 from zsad_core.errors import ImageError, ProfileError
-from zsad_core.memory import coreset, from_unit, promise, recall_interval, to_unit
+from zsad_core.memory import recall_interval
 from zsad_core.types import TAUGHT_THRESHOLD
 
 BAD = "bad"
 EVERY = 5  # every fifth taught picture is for tests
 MAX_MARKED = 500  # of each kind and product; the oldest is deleted
 MOST_SCORED = 50  # marked bad parts whose recall is measured, the newest
-ADDED_SHARE = 0.1  # of a memory, that one part may take
 NEAREST = 3  # good parts that are named
 HOT = 0.02  # share of a part's tokens: the most different ones
 
 Named = tuple[str, Picture]
-
-
-@dataclass(kw_only=True)
-class Networks:
-    """The networks of the bundle in use. For one thread at a time."""
-
-    detector: Predictor
-    features: FeatureNetworks
-    config: InferenceConfig
-    _last: tuple[Profile, TaughtPredictor] | None = None
-
-    def score(self, profile: Profile, image_bgr: np.ndarray) -> tuple[float, float]:
-        """The score in [0, 1), and in z. A picture that shows no part or another one has the highest.
-
-        Raises:
-            DeviceError: the device failed.
-        """
-        if self._last is None or self._last[0] is not profile:
-            config = self.config.model_copy(update={"budget_ms": None})  # at the level that `goods_scores` belong to
-            made = TaughtPredictor(self.detector, self.features, lambda product: profile, config)
-            self._last = profile, made
-        try:
-            found = self._last[1].predict(image_bgr, profile.product)
-        except ImageError:
-            return 1.0, float(from_unit(np.array(1.0), profile.levels[-1].scale))
-        assert found.scale is not None
-        return found.anomaly_score, float(from_unit(np.array(found.anomaly_score), found.scale))
 
 
 class Feedback:
@@ -109,7 +76,7 @@ def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Pr
     score, _ = networks.score(profile, part.picture.image())
     if any(good.name == part.id for good in profile.goods):
         return profile, f"was already learned as good: its score is {score:.3f}"
-    changed = _learn_good(profile, part.picture, networks)
+    changed = learn_good(profile, part.picture, networks)
     now, now_z = networks.score(changed, part.picture.image())
     text = f"learned as good: its score was {score:.3f}, now it is {now:.3f}"
     if now >= TAUGHT_THRESHOLD:
@@ -118,116 +85,6 @@ def _take_in(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Pr
         why = "the bundle's own map sees a defect" if alone < limit else "the memory has no room for all of it"
         text += f", and it would still be rejected ({now_z:.1f}, the threshold is {limit:.1f}): {why}"
     return changed, text
-
-
-def learn_kept(
-    taught: Taught,
-    kept: Sequence[Named],
-    bad: Sequence[Named],
-    networks: Networks,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
-) -> Taught:
-    """The teach-in with further parts that look different from its goods, and that a person says are good.
-
-    Args:
-        taught: from the other parts.
-        kept: the further parts.
-        bad: the bad parts of the teach-in; their scores are measured again.
-        networks: of the profile's bundle.
-        progress: gets what is done, and may raise.
-
-    Raises:
-        DeviceError: the device failed.
-    """
-    profile, left_out, learned = taught.profile, list(taught.left_out), []
-    for done, (name, picture) in enumerate(kept):
-        progress("learning pictures that are kept", done, len(kept))
-        try:
-            profile = _learn_good(profile, KeptPicture.of(name, read(picture)), networks)
-            learned.append(name)
-        except ImageError as error:
-            left_out.append(LeftOut(name=name, reason=str(error).removeprefix(f"{name}: ")))
-    scale = profile.levels[-1].scale
-    names = [*taught.good_scores, *learned]
-    bad_scores = {}
-    for done, (name, picture) in enumerate(bad):
-        progress("checking bad parts again", done, len(bad))
-        if name in taught.bad_scores:
-            bad_scores[name] = networks.score(profile, read(picture))[0]
-    if bad_scores:
-        missed = sorted((score, name) for name, score in bad_scores.items() if score < TAUGHT_THRESHOLD)
-        recall = Recall(found=len(bad_scores) - len(missed), total=len(bad_scores))
-        top = profile.levels[-1].model_copy(update={"recall": recall})
-        profile = replace(profile, levels=(*profile.levels[:-1], top))
-        taught = replace(taught, missed=tuple(name for _, name in missed))
-    units = to_unit(np.array(profile.goods_scores), scale).tolist()
-    return replace(
-        taught,
-        profile=profile,
-        left_out=tuple(left_out),
-        good_scores=dict(zip(names, units, strict=True)),
-        bad_scores=bad_scores,
-    )
-
-
-def _learn_good(profile: Profile, picture: KeptPicture, networks: Networks) -> Profile:
-    """The memory learns a good part. Its earlier score also sets the threshold, as far as the other goods explain it.
-
-    Raises:
-        ImageError: the picture shows no part, or another one.
-        DeviceError: the device failed.
-    """
-    image = picture.image()
-    _, z = networks.score(profile, image)
-    rows = {scale.name: scale.memory for scale in networks.features.scales}
-    scales = {}
-    for name, added in novel_tokens(profile, image, networks, share=ADDED_SHARE).items():
-        memory = profile.scales[name]
-        vectors = np.concatenate([added, memory.vectors])[: rows[name]]  # the last ones matter least
-        scales[name] = ScaleMemory(vectors=vectors, spread=memory.spread)
-    likely = tail_limit(np.array(profile.goods_scores), len(profile.goods_scores) + 1)
-    scores = (*profile.goods_scores, min(z, likely))  # one odd part must not let defects pass
-    apart = tuple(name for name in profile.apart if name != picture.name)
-    goods = (*profile.goods, picture)[-MAX_GOODS:]
-    return _with_promise(replace(profile, scales=scales, goods=goods, goods_scores=scores, apart=apart))
-
-
-def _with_promise(profile: Profile) -> Profile:
-    """The profile with the threshold and the promise of its scores, at the highest level."""
-    found = promise(profile.goods_scores, profile.asked_rate, apart=len(profile.apart))
-    top = profile.levels[-1].model_copy(
-        update={
-            "scale": found.threshold,
-            "false_reject_rate": found.rate,
-            "false_reject_rate_90": found.rate_90,
-            "needed": found.needed,
-        }
-    )
-    return replace(profile, levels=(*profile.levels[:-1], top))
-
-
-def novel_tokens(profile: Profile, image_bgr: np.ndarray, networks: Networks, *, share: float) -> dict[str, np.ndarray]:
-    """Scale -> float16 [M, C]: the part's tokens that are farther from the memory than those of goods are in the mean.
-
-    Args:
-        profile: of the product.
-        image_bgr: uint8 [H, W, 3].
-        networks: of the profile's bundle.
-        share: of a whole memory, that they take at most.
-
-    Raises:
-        ImageError: the picture shows no part, or another one.
-        DeviceError: the device failed.
-    """
-    observer = Observer(networks.detector, networks.features)
-    seen = observer.observe(image_bgr, profile.product, profile.part, list(profile.scales))
-    found = {}
-    for name, memory in profile.scales.items():
-        tokens = seen.tokens[name].reshape(-1, memory.vectors.shape[1])
-        novel = tokens[_distances(tokens, memory.vectors) > memory.spread.mean]
-        most = max(1, int(share * observer.scales[name].memory))
-        found[name] = (novel[coreset(novel, most, seed=0)] if len(novel) else novel).astype(np.float16)
-    return found
 
 
 def _take_out(profile: Profile, part: RecentPart, networks: Networks) -> tuple[Profile, str]:
@@ -241,24 +98,15 @@ def _take_out(profile: Profile, part: RecentPart, networks: Networks) -> tuple[P
         f"similar good parts are {near}"
     )
     if len(others) < len(profile.goods):
-        taught = teach(
-            [(good.name, good.image) for good in others],
-            product=profile.product,
-            networks=networks.features,
-            detector=networks.detector,
-            rate=profile.asked_rate,
-            ignored=profile.ignored,
-            mode=profile.part.mode,
-            unchecked=True,
-            apart=[name for name in profile.apart if name != part.id],
-        )
+        rest = replace(profile, goods=tuple(others), apart=tuple(name for name in profile.apart if name != part.id))
+        taught = teach_again(rest, networks)
         now, _ = networks.score(taught.profile, image)
         text += f". It was among the learned parts and was removed: its score is now {now:.3f}"
         if taught.outliers:
             text += f". Left out now, because they look different: {', '.join(one.name for one in taught.outliers)}"
         return taught.profile, text
     if part.id in profile.apart:
-        profile = _with_promise(replace(profile, apart=tuple(name for name in profile.apart if name != part.id)))
+        profile = with_promise(replace(profile, apart=tuple(name for name in profile.apart if name != part.id)))
     return profile, text
 
 
@@ -267,7 +115,7 @@ def _nearest(profile: Profile, image: np.ndarray, goods: Sequence[KeptPicture], 
     observer = Observer(networks.detector, networks.features)
     first, memory = next(iter(profile.scales.items()))
     tokens = observer.tokens(profile.part.locate(image), first).reshape(-1, memory.vectors.shape[1])
-    away = _distances(tokens, memory.vectors)
+    away = distances_to(tokens, memory.vectors)
     hot = tokens[np.argsort(-away)[: max(1, round(HOT * len(tokens)))]]
     found = []
     for good in goods:
@@ -275,7 +123,7 @@ def _nearest(profile: Profile, image: np.ndarray, goods: Sequence[KeptPicture], 
             theirs = observer.tokens(profile.part.locate(good.image()), first).reshape(-1, tokens.shape[1])
         except ImageError:
             continue
-        found.append((float(_distances(hot, theirs).mean()), good.name))
+        found.append((float(distances_to(hot, theirs).mean()), good.name))
     return [name for _, name in sorted(found)[:NEAREST]]
 
 
@@ -291,11 +139,6 @@ def _with_recall(profile: Profile, bad: Sequence[KeptPicture], networks: Network
         top = profile.levels[-1].model_copy(update={"recall": Recall(found=found, total=len(some))})
         profile = replace(profile, levels=(*profile.levels[:-1], top))
     return profile, f"Of {len(some)} parts marked as bad {found} are found (90 % confidence: {low:.0%} to {high:.0%})"
-
-
-def _distances(tokens: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """float32 [N]: of each unit vector [N, C] to the nearest of [M, C]."""
-    return 1 - (tokens.astype(np.float32) @ vectors.astype(np.float32).T).max(axis=1)
 
 
 def mark(store: ProfileStore, part: RecentPart, *, good: bool) -> None:

@@ -8,6 +8,13 @@ from .goods import why_not_given as why_not_given
 from .goods import why_not_good as why_not_good
 from .in_use import ProductPredictor as ProductPredictor
 from .in_use import make_predictor as make_predictor
+from .kept import Networks as Networks
+from .kept import distances_to as distances_to
+from .kept import learn_good as learn_good
+from .kept import learn_kept as learn_kept
+from .kept import novel_tokens as novel_tokens
+from .kept import teach_again as teach_again
+from .kept import with_promise as with_promise
 from .observe import Observer as Observer
 from .profile import MAX_BYTES as MAX_BYTES
 from .profile import MAX_GOODS as MAX_GOODS

@@ -379,18 +379,8 @@ class ProductPredictor:
             ignored = cv2.resize(ignored.astype(np.uint8), map_hw[::-1], interpolation=cv2.INTER_NEAREST) > 0
         try:
             detector, shared = self.for_learning()
-            taught = teaching.teach(
-                [(good.name, good.image) for good in old.goods],
-                product=old.product,
-                networks=shared,
-                detector=detector,
-                rate=old.asked_rate,
-                ignored=ignored,
-                mode=old.part.mode,
-                unchecked=True,
-                apart=old.apart,
-                progress=check_stop,
-            )
+            kit = teaching.Networks(detector=detector, features=shared, config=self._config)
+            taught = teaching.teach_again(replace(old, ignored=ignored), kit, check_stop)
         except ZsadError as error:
             raise ProfileError(f"{text}, and cannot be made again: {error}. Teach the product again") from error
         return replace(taught.profile, goods=old.goods, rebuilt_from=old.bundle, made_of=old.sha256)

@@ -120,6 +120,7 @@ class Profile:
     asked_rate: float  # of false rejects
     goods: tuple[KeptPicture, ...]  # at most MAX_GOODS
     apart: tuple[str, ...] = ()  # names of goods that were left out as outliers: the promise counts them as rejected
+    kept: tuple[str, ...] = ()  # names of goods that look different, and that a person says are good
     ignored: np.ndarray | None = None  # bool [h, w], True where the camera's mask ignores the map
     rebuilt_from: BundleName | None = None  # made from the kept pictures of a profile of this bundle
     made_of: str | None = None  # hash of that profile
@@ -163,6 +164,7 @@ class _Facts(RecordModel):
     asked_rate: Annotated[float, Field(gt=0, lt=1)]
     goods: Annotated[tuple[str, ...], Field(max_length=MAX_GOODS)]
     apart: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     ignored_hw: tuple[Annotated[int, Field(ge=1, le=MAP_SIDE)], Annotated[int, Field(ge=1, le=MAP_SIDE)]] | None
     rebuilt_from: BundleName | None
     made_of: Sha256 | None = None
@@ -245,6 +247,7 @@ def _zipped(profile: Profile, goods: tuple[KeptPicture, ...]) -> bytes:
         asked_rate=profile.asked_rate,
         goods=tuple(good.name for good in goods),
         apart=profile.apart,
+        kept=profile.kept,
         ignored_hw=None if profile.ignored is None else (profile.ignored.shape[0], profile.ignored.shape[1]),
         rebuilt_from=profile.rebuilt_from,
         made_of=profile.made_of,
@@ -321,6 +324,7 @@ def _unpacked(content: bytes, source: str, sha256: str) -> Profile:
             KeptPicture(name=name, jpeg=members[f"goods/{number:02}.jpg"]) for number, name in enumerate(facts.goods)
         ),
         apart=facts.apart,
+        kept=facts.kept,
         ignored=None if hw is None else _array(members["ignored.npy"], hw, "|b1"),
         rebuilt_from=facts.rebuilt_from,
         made_of=facts.made_of,

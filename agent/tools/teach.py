@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zsad_agent import inspection, learning, sources, teaching
+from zsad_agent import inspection, sources, teaching
 from zsad_agent.system import configure_logging, keep_memory_small, one_line, printable
 from zsad_agent.tools.calibrate import MIN_FALSE_REJECT_RATE
 from zsad_agent.tools.capture_goods import capture_goods
@@ -77,8 +77,8 @@ def main(arguments: list[str]) -> int:
         progress=say_progress,
     )
     if kept := _cut(kept_frames, view):
-        kit = learning.Networks(detector=detector, features=networks, config=inference)
-        taught = learning.learn_kept(taught, kept, bad, kit, say_progress)
+        kit = teaching.Networks(detector=detector, features=networks, config=inference)
+        taught = teaching.learn_kept(taught, kept, bad, kit, say_progress)
     stored = store.add(taught.profile)
     path = stored.path
     assert path is not None

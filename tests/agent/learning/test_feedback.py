@@ -1,5 +1,6 @@
 """What a person says about a part: the memory learns it, or loses it, at once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import pytest
 from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.learning import Feedback, Networks, RecentPart, marked
+from zsad_agent.learning import Feedback, RecentPart, marked
 from zsad_agent.learning.recent import PartFacts
-from zsad_agent.teaching import KeptPicture, Profile, ProfileStore, teach
+from zsad_agent.teaching import KeptPicture, Networks, Profile, ProfileStore, teach
 from zsad_core.errors import ProfileError
 from zsad_core.types import Verdict
 
@@ -149,9 +150,18 @@ def test_a_mark_of_an_outlier_takes_it_out_of_the_promise(tmp_path: Path, good: 
 
 def test_removing_a_bad_part_names_what_is_left_out_instead(tmp_path: Path) -> None:
     device = Device(tmp_path)
-    device.feedback.give(device.part("odd", STAINED), good=True)
-    device.feedback.give(device.part("bad", good_part(3)), good=True)
-    assert device.profile.apart == ()
-    text = device.feedback.give(device.part("bad", good_part(3)), good=False)
+    goods = (*device.profile.goods, KeptPicture.of("odd", STAINED))
+    device.store.add(replace(device.profile, goods=goods))
+    text = device.feedback.give(device.part("3", good_part(3)), good=False)
     assert text.count("Left out now, because they look different: odd") == 1
     assert device.profile.apart == ("odd",)
+
+
+def test_removing_a_bad_part_keeps_what_a_person_kept(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    device.feedback.give(device.part("odd", STAINED), good=True)
+    device.feedback.give(device.part("bad", good_part(3)), good=True)
+    text = device.feedback.give(device.part("bad", good_part(3)), good=False)
+    assert "was removed" in text and "Left out now" not in text
+    assert device.score(STAINED) < 0.5
+    assert (device.profile.apart, device.profile.kept) == ((), ("odd",))

@@ -11,9 +11,9 @@ import pytest
 from taught_fakes import ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.learning import Follower, Networks
+from zsad_agent.learning import Follower
 from zsad_agent.model import Detector, FeatureNetworks, open_bundle
-from zsad_agent.teaching import FOLLOWED_BOUND, Followed, Profile, ProfileStore, TaughtPredictor, teach
+from zsad_agent.teaching import FOLLOWED_BOUND, Followed, Networks, Profile, ProfileStore, TaughtPredictor, teach
 from zsad_core.memory import from_unit
 from zsad_core.picture import find_images, read_image
 

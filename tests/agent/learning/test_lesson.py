@@ -15,8 +15,8 @@ from learning_tools import MAP, LearnerLine
 from taught_fakes import ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.learning import Networks, learn_kept, marked
-from zsad_agent.teaching import LeftOut, teach
+from zsad_agent.learning import marked
+from zsad_agent.teaching import LeftOut, Networks, learn_kept, teach
 from zsad_core.errors import ZsadError
 from zsad_core.types import Verdict
 

@@ -7,8 +7,8 @@ import pytest
 from taught_fakes import ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.learning import Networks, learn_from_stream
-from zsad_agent.teaching import Taught
+from zsad_agent.learning import learn_from_stream
+from zsad_agent.teaching import Networks, Taught
 from zsad_core.errors import ZsadError
 
 NETWORKS: Any = ColourNetworks()

@@ -17,7 +17,16 @@ from zsad_agent import teaching
 from zsad_agent.config import InferenceConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import Detector, FeatureNetworks
-from zsad_agent.teaching import ProductPredictor, Profile, ProfileStore, make_predictor, teach
+from zsad_agent.teaching import (
+    KeptPicture,
+    Networks,
+    ProductPredictor,
+    Profile,
+    ProfileStore,
+    learn_good,
+    make_predictor,
+    teach,
+)
 from zsad_agent.teaching import in_use as in_use_module
 from zsad_core.bundle import Bundle, load_bundle
 from zsad_core.errors import ProductError, ProfileError
@@ -172,13 +181,32 @@ def test_a_profile_of_another_bundle_is_made_again_from_its_pictures(line: Line)
     assert found is not None and found.sha256 == now.sha256
 
 
+def test_a_part_that_a_person_kept_is_known_to_the_next_bundle(line: Line) -> None:
+    odd = good_part(30, stain=24)
+    kit = Networks(detector=line.detector, features=line.networks, config=CONFIG)
+    profile = line.teach("nut", bundle=OTHER)
+    kept = learn_good(profile, KeptPicture.of("odd", odd), kit)
+    line.store.add(kept)
+    predictor = line.start()
+    predictor.prepare("nut")
+    now = line.store.current("nut")
+    assert now.rebuilt_from == OTHER
+    assert (now.apart, now.kept) == ((), ("odd",))
+    assert predictor.predict(odd, "nut").anomaly_score < 0.5
+    line.store.add(replace(kept, kept=()))  # without a person's word it is left out
+    predictor = line.start()
+    predictor.prepare("nut")
+    assert line.store.current("nut").apart == ("odd",)
+    assert predictor.predict(odd, "nut").anomaly_score >= 0.5
+
+
 OTHER = BundleName(name="before", version="0.9", sha256="cd" * 32)
 
 
 def test_the_bundle_before_uses_its_kept_profile_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    make = teaching.teach
-    monkeypatch.setattr(teaching, "teach", lambda *args, **more: made.append("again") or make(*args, **more))  # type: ignore[func-returns-value]
+    make = teaching.teach_again
+    monkeypatch.setattr(teaching, "teach_again", lambda *args: made.append("again") or make(*args))  # type: ignore[func-returns-value]
     old = line.teach(bundle=OTHER)
     line.start().prepare("nut")
     assert (made, line.number()) == (["again"], 2)
