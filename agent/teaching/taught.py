@@ -10,8 +10,7 @@ import numpy as np
 
 from zsad_agent.config import InferenceConfig
 from zsad_agent.model import FeatureNetworks, Predictor
-from zsad_agent.teaching.fusion import Fusion, ZMaps
-from zsad_agent.teaching.observe import Memory, Observed, Observer
+from zsad_agent.teaching.observe import Fusion, Memory, Observed, Observer, ZMaps
 from zsad_agent.teaching.profile import Level, Profile
 from zsad_core.errors import DeviceError, ProfileError
 from zsad_core.memory import to_unit

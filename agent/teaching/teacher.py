@@ -12,7 +12,6 @@ import numpy as np
 from zsad_agent.config import HealthConfig
 from zsad_agent.messages import BundleName
 from zsad_agent.model import FeatureNetworks, Predictor
-from zsad_agent.teaching.fusion import Fusion, ZMaps, backgrounds
 from zsad_agent.teaching.goods import (
     LEAST_GOODS,
     MOST_OUTLIERS,
@@ -29,7 +28,7 @@ from zsad_agent.teaching.goods import (
     tail_limit,
     token_distances,
 )
-from zsad_agent.teaching.observe import Observed, Observer, choose_part, scales_for
+from zsad_agent.teaching.observe import Fusion, Observed, Observer, ZMaps, backgrounds, choose_part, scales_for
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.memory import Promise, Spread, coresets, promise, to_unit

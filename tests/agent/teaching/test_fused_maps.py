@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from taught_fakes import scale
 
-from zsad_agent.teaching.fusion import MOST_TAKEN, Fusion, ZMaps, backgrounds
-from zsad_agent.teaching.observe import GRID_HW, Observed
+from zsad_agent.teaching.observe import GRID_HW, MOST_TAKEN, Fusion, Observed, ZMaps, backgrounds
 from zsad_core.part import Located
 
 NAMES = ("vit-whole", "cnn-whole", "vit-tiles")
