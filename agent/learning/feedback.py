@@ -177,11 +177,11 @@ def marked(store: ProfileStore, product: str, *, good: bool) -> list[KeptPicture
     return [KeptPicture(name=path.stem, jpeg=path.read_bytes()) for path in sorted(folder.glob("*.jpg"))]
 
 
-def export_dataset(store: ProfileStore, folder: Path) -> int:
+def export_dataset(store: ProfileStore, folder: Path, product: str | None = None) -> int:
     """Writes what was taught and marked as a data set, as `zsad_core.data.scan_dataset` reads it.
 
     `<product>/train/good` has four of five pictures that were taught, `test/good` the fifth ones and those that people
-    marked as good, `test/bad` those that people marked as bad.
+    marked as good, `test/bad` those that people marked as bad. `product`: the only one; None: all.
 
     Returns:
         The number of pictures.
@@ -190,22 +190,27 @@ def export_dataset(store: ProfileStore, folder: Path) -> int:
         ProfileError: nothing was taught, a profile is damaged, or the folder exists or cannot be written.
     """
     count = 0
+    products = store.products()
+    if product is not None and product not in products:
+        raise store.nothing(product)
     try:
         folder.mkdir(parents=True)
-        for product in store.products():
-            profile = store.current(product)
+        for name in products if product is None else (product,):
+            profile = store.current(name)
             goods = () if profile is None else profile.goods
             splits = {
                 f"train/{GOOD}": [good for number, good in enumerate(goods) if number % EVERY],
-                f"test/{GOOD}": [*goods[::EVERY], *marked(store, product, good=True)],
-                f"test/{BAD}": marked(store, product, good=False),
+                f"test/{GOOD}": [*goods[::EVERY], *marked(store, name, good=True)],
+                f"test/{BAD}": marked(store, name, good=False),
             }
             for split, pictures in splits.items():
                 for number, picture in enumerate(pictures, start=1):
-                    path = folder / product / split / f"{number:04}.jpg"
+                    path = folder / name / split / f"{number:04}.jpg"
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(picture.jpeg)
                     count += 1
+    except FileExistsError as error:
+        raise ProfileError(f"{folder}: is there already. Name a new folder for the data set") from error
     except OSError as error:
         raise ProfileError(f"{folder}: the data set cannot be written: {error.strerror or error}") from error
     if not count:

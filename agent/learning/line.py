@@ -175,6 +175,7 @@ class LineLearner(Service):
     def mark(self, camera: str, part_id: str, *, good: bool) -> None:
         """A person marks the part of a result. Or a person says that a picture is good that the lesson left out."""
         with self._lock, self._storing():
+            self._said[camera] = self._marked[camera] = ""  # what the mark before said, and which profile was in use
             lesson = self._lessons.get(camera)
             if good and lesson is not None and lesson.asked is not None and lesson.is_left_out(part_id):
                 lesson.keep(part_id)
@@ -252,7 +253,7 @@ class LineLearner(Service):
             idle = {"phase": "idle", "text": self._said.get(camera, ""), "next": ["start"]}
             state = idle if lesson is None else lesson.state(short=short)
             back = ["roll_back"] if self._store.has_earlier(self._product_of(camera)) else []
-            return {**state, "mark": self._marked.get(camera), "next": [*state["next"], *back]}
+            return {**state, "mark": self._marked.get(camera) or None, "next": [*state["next"], *back]}
 
     def _forget(self, camera: str) -> str:
         """Deletes the lesson of the camera, and returns its product."""

@@ -38,7 +38,10 @@ MAX_JSON_BYTES = 4_000_000
 FACTS = "profile.json"
 MAP_SIDE = 8192  # most pixels of a map
 _DIGEST_BYTES = 64  # in hexadecimal, at the end of the file
-_WAYS_OUT = "Take the version before it (zsad-agent profiles rollback), import it again, or teach the product again"
+_WAYS_OUT = (
+    "If it is in use, take the version before it (zsad-agent profiles rollback) or teach the product again. If it is a "
+    "copy, export it again"
+)
 
 Count = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(ge=-1e6, le=1e6)]

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         print(f"{printable(args.product)}: removed")
         return 0
     if args.action == "export" and args.dataset is not None:
-        print(f"{args.dataset}: {learning.export_dataset(store, args.dataset)} pictures")
+        print(f"{args.dataset}: {learning.export_dataset(store, args.dataset, args.product)} pictures")
         return 0
     if args.action == "export":
         stored = store.export_to(args.product, args.file)
@@ -76,7 +76,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             sub.add_argument("product", nargs="?", metavar="PRODUCT")
             sub.add_argument("file", nargs="?", type=Path, metavar="FILE")
             sub.add_argument(
-                "--dataset", type=Path, metavar="DIR", help="instead: the pictures of all products, taught and marked"
+                "--dataset",
+                type=Path,
+                metavar="DIR",
+                help="instead: the pictures of PRODUCT, or of all, taught and marked",
             )
         if action == "import":
             sub.add_argument("file", type=Path, metavar="FILE")

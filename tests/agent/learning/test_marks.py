@@ -48,5 +48,16 @@ def test_the_exported_data_set_is_read_like_any_other(tmp_path: Path) -> None:
 def test_export_refuses_an_empty_store_and_a_folder_that_exists(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="nothing was taught"):
         export_dataset(ProfileStore(tmp_path / "none"), tmp_path / "a")
-    with pytest.raises(ProfileError, match="cannot be written"):
+    with pytest.raises(ProfileError, match="is there already. Name a new folder"):
         export_dataset(ProfileStore(tmp_path / "none"), tmp_path)
+
+
+def test_one_product_is_exported_alone(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path / "profiles")
+    store.add(make_profile("nut", goods=10))
+    store.add(make_profile("screw", goods=2))
+    assert export_dataset(store, tmp_path / "set", "screw") == 2
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["screw"]
+    with pytest.raises(ProfileError, match="product 'bolt' is not taught; taught are: nut, screw"):
+        export_dataset(store, tmp_path / "other", "bolt")
+    assert not (tmp_path / "other").exists()
