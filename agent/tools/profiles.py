@@ -79,7 +79,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
                 "--dataset",
                 type=Path,
                 metavar="DIR",
-                help="instead: the pictures of PRODUCT, or of all, taught and marked",
+                help="instead: all pictures, of PRODUCT or of all products",
             )
         if action == "import":
             sub.add_argument("file", type=Path, metavar="FILE")

@@ -283,8 +283,8 @@ def as_text(taught: Taught, stored: Profile, path: Path, sheet: Path, flags: Map
         f"profile: {path} ({stored.sha256[:12]})",
         f"sheet:   {sheet}",
         f"next:    zsad-agent score PICTURES --product {shlex.quote(stored.product)}{again}",
-        f"         then set inference.product: {shlex.quote(stored.product)} in the config, or product: of a camera below "
-        "cameras:, and reload the agent",
+        f"         then set inference.product: {shlex.quote(stored.product)} in the config (of several cameras: the "
+        "camera's product:) and reload the agent",
     ]
     return "\n".join(lines)
 

@@ -48,7 +48,7 @@ def test_the_exported_data_set_is_read_like_any_other(tmp_path: Path) -> None:
 def test_export_refuses_an_empty_store_and_a_folder_that_exists(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="nothing was taught"):
         export_dataset(ProfileStore(tmp_path / "none"), tmp_path / "a")
-    with pytest.raises(ProfileError, match="is there already. Name a new folder"):
+    with pytest.raises(ProfileError, match="is there already"):
         export_dataset(ProfileStore(tmp_path / "none"), tmp_path)
 
 
