@@ -346,6 +346,10 @@ class ZMaps:
             return top_mean(fusion.fused(self.scales, self.zero_shot))
         return top_mean(self.in_frame(fusion), ignored)
 
+    def difference(self, names: Sequence[str]) -> float:
+        """How much the picture as a whole differs from the goods: the mean over scales of the maps' lower quartiles."""
+        return float(np.mean([self.quartile(name) for name in names]))
+
     def quartile(self, name: str) -> float:
         """The lower quartile of a scale's map: high where nothing of the picture is as taught."""
         return float(np.quantile(self.scales[name], QUARTILE))

@@ -67,6 +67,9 @@ class Level(RecordModel):
     false_reject_rate_90: Unit  # holds with 90 % confidence
     needed: Count  # good parts for the requested rate
     recall: Recall | None = None  # None: no bad parts were given
+    other_above: Finite | None = (
+        None  # limit of `ZMaps.difference` of a part that passes; None: an earlier agent, or no frame
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

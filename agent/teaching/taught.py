@@ -111,6 +111,8 @@ class TaughtPredictor:
             score = float(to_unit(maps.score(ready.fusion, None), scale))
         except ValueError as error:
             raise DeviceError(str(error)) from error
+        if score < TAUGHT_THRESHOLD:
+            _check_pass(maps, ready)
         return Prediction(
             anomaly_map=anomaly_map,
             anomaly_score=score,
@@ -237,4 +239,17 @@ def _check_product(maps: ZMaps, profile: Profile, first: str) -> None:
         raise PartError(
             f"another part: three quarters of the picture differ by at least {found:.1f} deviations from the good "
             f"parts, {limit:.1f} are allowed"
+        )
+
+
+def _check_pass(maps: ZMaps, ready: _Ready) -> None:
+    """Refuses a pass of a picture that differs as a whole more than a good part does.
+
+    A product whose good parts vary much has a high threshold, and parts of another product may be below it.
+    """
+    limit = ready.level.other_above
+    if limit is not None and (found := maps.difference(ready.fusion.names)) > limit:
+        raise PartError(
+            f"another part: no place stands out, but the picture as a whole differs by {found:.1f} deviations from the "
+            f"good parts, {limit:.1f} are allowed"
         )

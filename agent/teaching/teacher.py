@@ -36,6 +36,7 @@ from zsad_core.part import PartModel
 
 SMALL_SIDE = 640  # of the pictures from which the part is learned, pixels
 FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; of the shared sets: own goods exceed it by up to 2.3
+OTHER_MARGIN = 0.75  # in z, over the second largest difference of a good part as a whole: of a part that passes
 
 Kept = TypeVar("Kept")
 Named = tuple[str, Picture]
@@ -291,7 +292,8 @@ def _finish(
     share, *shares = backgrounds(plain, list(reader.learned.values()), task.ignored)
     fusion = replace(plain, background=share)
     levels = [fusion.first(count) for count in range(1, len(fusion.names) + 1)]
-    scores, quartile, outliers = _score_goods(reader, levels, shares, held_out, doubtful, rate)
+    scores, differences, outliers = _score_goods(reader, levels, shares, held_out, doubtful, rate)
+    framed = part.mode == "frame"
     found = reader.scores(bads, levels)
     if task.trusted and outliers:
         task.notes.append(
@@ -312,9 +314,15 @@ def _finish(
         zero_shot=reader.zero_shot,
         zero_shot_weight=fusion.weight,
         background=fusion.background,
-        foreign_above=quartile + FOREIGN_MARGIN if part.mode == "frame" else None,
+        foreign_above=max(0.0, *(of[0] for of in differences)) + FOREIGN_MARGIN if framed else None,
         levels=tuple(
-            _level(one, count, [of[count - 1] for of in found.values()]) for count, one in enumerate(promises, start=1)
+            _level(
+                one,
+                count,
+                [of[count - 1] for of in found.values()],
+                _other_above([of[count - 1] for of in differences]) if framed else None,
+            )
+            for count, one in enumerate(promises, start=1)
         ),
         goods_scores=tuple(of[-1] for of in scores.values()),
         asked_rate=rate,
@@ -340,33 +348,33 @@ def _score_goods(
     held_out: Sequence[Named],
     doubtful: Sequence[Named],
     rate: float,
-) -> tuple[dict[str, list[float]], float, list[str]]:
-    """The scores that set the threshold, by level; the highest quartile of the goods' maps, at least 0; and outliers.
+) -> tuple[dict[str, list[float]], list[list[float]], list[str]]:
+    """The scores that set the threshold, by level; the difference of each good part as a whole, by level; and outliers.
 
     The outliers are those among the goods whose scores set the threshold. `shares`: of each learned good, the share of
     the median that the others give.
     """
     before = len(reader.task.apart)
-    task, learned, first = reader.task, reader.learned, levels[0].names[0]
+    task, learned = reader.task, reader.learned
     scores = {
         name: [maps.score(replace(level, background=share), task.ignored) for level in levels]
         for (name, maps), share in zip(learned.items(), shares, strict=True)
     }
-    quartiles = {name: maps.quartile(first) for name, maps in learned.items()}
+    differences = {name: [maps.difference(level.names) for level in levels] for name, maps in learned.items()}
     others: dict[str, list[float]] = {}
     for name, maps in reader.read(held_out, "checking further good parts"):
         others |= reader.scores({name: maps}, levels)
-        quartiles[name] = maps.quartile(first)
+        differences[name] = [maps.difference(level.names) for level in levels]
     outliers = stand_apart(np.array([of[-1] for of in others.values()]), int(MOST_OUTLIERS * len(others)))
     others = _without(task, others, outliers)
-    quartile = max(0.0, *(quartiles[name] for name in (*learned, *others)))
+    whole = [differences[name] for name in (*learned, *others)]
     needed = promise([0.0], rate, apart=len(outliers)).needed
     if len(others) >= needed:
         scores, apart = others, task.apart[before:]
     else:
         scores, apart = scores | others, task.apart
     unsure = reader.scores(dict(reader.read(doubtful, "checking doubtful parts")), levels)
-    return scores | _likely_good(task, scores, unsure), quartile, apart
+    return scores | _likely_good(task, scores, unsure), whole, apart
 
 
 def _likely_good(
@@ -381,7 +389,15 @@ def _likely_good(
     return {name: of for name, of in found.items() if of[-1] <= limit}
 
 
-def _level(found: Promise, scales: int, bads: Sequence[float]) -> Level:
+def _other_above(differences: Sequence[float]) -> float:
+    """Above this difference a picture shows another product, although no place of it stands out.
+
+    One odd picture among the goods does not set it.
+    """
+    return max(0.0, sorted(differences)[-2]) + OTHER_MARGIN
+
+
+def _level(found: Promise, scales: int, bads: Sequence[float], other_above: float | None) -> Level:
     reached = sum(score >= found.threshold for score in bads)
     return Level(
         scales=scales,
@@ -390,6 +406,7 @@ def _level(found: Promise, scales: int, bads: Sequence[float]) -> Level:
         false_reject_rate_90=found.rate_90,
         needed=found.needed,
         recall=Recall(found=reached, total=len(bads)) if bads else None,
+        other_above=other_above,
     )
 
 

@@ -70,8 +70,11 @@ def test_share_of_the_median_that_was_taught_is_subtracted(profile: Profile) -> 
         name: replace(one, spread=replace(one.spread, mean=one.spread.mean - one.spread.deviation))
         for name, one in profile.scales.items()
     }
+    levels = tuple(level.model_copy(update={"other_above": None}) for level in profile.levels)
     without, half = (
-        predictor(replace(profile, scales=scales, background=share)).predict(good_part(0), "lid").anomaly_map
+        predictor(replace(profile, scales=scales, levels=levels, background=share))
+        .predict(good_part(0), "lid")
+        .anomaly_map
         for share in (0.0, 0.5)
     )
     z, lower = (from_unit(values, profile.levels[-1].scale) for values in (without, half))
@@ -90,6 +93,16 @@ def test_picture_of_something_else_is_unknown_and_a_defect_is_not(profile: Profi
     with pytest.raises(PartError, match="another part: three quarters of the picture differ"):
         predictor(profile).predict(good_part(0, hue=0.2), "lid")
     assert predictor(profile).predict(good_part(0, stain=40), "lid").anomaly_score > 0.5
+
+
+def test_a_pass_of_a_picture_that_differs_everywhere_is_unknown(profile: Profile) -> None:
+    looser = tuple(level.model_copy(update={"scale": 1000.0}) for level in profile.levels)  # as of goods that vary much
+    profile, image = replace(profile, foreign_above=1000.0), good_part(0, hue=0.03)
+    with pytest.raises(PartError, match="another part: no place stands out, but the picture as a whole differs by"):
+        predictor(replace(profile, levels=looser)).predict(image, "lid")
+    earlier = tuple(level.model_copy(update={"other_above": None}) for level in looser)
+    assert predictor(replace(profile, levels=earlier)).predict(image, "lid").anomaly_score < 0.5
+    assert predictor(replace(profile, levels=looser)).predict(good_part(0), "lid").anomaly_score < 0.5
 
 
 @pytest.mark.parametrize(("budget_ms", "scales"), [(None, 3), (7000, 3), (2500, 2), (1500, 1), (1, 1)])
