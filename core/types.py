@@ -60,6 +60,7 @@ class Prediction:
     profile: ProfileName | None = None  # what the prediction used
     scale: float | None = None  # for `zsad_core.memory.taught_score`, by which the score follows from the map
     ignored: np.ndarray | None = None  # bool [h, w], True where the mask of the teach-in ignores the map
+    other: str | None = None  # why the picture must not pass: as a whole it differs from the good parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

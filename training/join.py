@@ -38,6 +38,11 @@ def join(first: Path, second: Path, out: Path, command: str, *, data_root: Path 
     from zsad_training.run import Processes, pick_device
 
     one, other = load_checkpoint(first), load_checkpoint(second)
+    for path, checkpoint in ((first, one), (second, other)):
+        if "settings" not in checkpoint.record or not checkpoint.detector.needs_text:
+            raise ConfigError(
+                f"{path}: is no checkpoint of this trainer with a method with text, so it cannot be joined"
+            )
     config = _settings(one, first, data_root)
     if (ours := _held_out(one)) != (theirs := _held_out(other)):
         raise ConfigError(f"{second}: its validation part is {theirs}, that of {first} {ours}: train both alike")

@@ -37,7 +37,7 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspected:
-    """A captured picture with its prediction, or with the reason why there is none."""
+    """A captured picture with its prediction, or with the reason why there is none or why it must not pass."""
 
     captured: Captured
     model: Model
@@ -106,6 +106,8 @@ class Inspector:
         frames = None
         if threshold is None:
             threshold, frames = self.own_threshold(model, product, taught=taught)
+        if prediction is not None:
+            reason = self._other_part(prediction, product, threshold)
         return Inspected(
             captured=captured,
             model=model,
@@ -118,6 +120,15 @@ class Inspector:
             reason=reason,
             inference_ms=(time.monotonic() - started_s) * 1000 if prediction is not None else None,
         )
+
+    def _other_part(self, prediction: Prediction, product: str, threshold: float) -> str | None:
+        """Why the picture, which would pass, shows another part; None if it does not. Counts those in a row."""
+        if prediction.other is not None and prediction.anomaly_score < threshold:
+            self._count_miss(product, prediction.other)
+            return prediction.other
+        self._status.clear(PART)
+        self._missed = product, 0
+        return None
 
     def own_threshold(self, model: Model, product: str, *, taught: bool) -> tuple[float, int | None]:
         """The threshold if people set none, and `Inspected.provisional_frames`."""
@@ -135,7 +146,7 @@ class Inspector:
             prediction = self._view.correct(prediction, frame.frame_wh, model.bundle.manifest.model.score)
         except ImageError as error:  # the bundle is not at fault
             if isinstance(error, PartError):
-                self._count_miss(product, error)
+                self._count_miss(product, str(error), no_part=isinstance(error, NoPartError))
             return None, str(error)
         except ProfileError as error:  # nor here
             self._status.fault(INFERENCE, str(error))
@@ -145,12 +156,10 @@ class Inspector:
             self._models.on_answer(model.bundle.sha256, False, str(error))
             return None, str(error)
         self._status.clear(INFERENCE)
-        self._status.clear(PART)
-        self._missed = product, 0
         self._models.on_answer(model.bundle.sha256, True, None)
         return prediction, None
 
-    def _count_miss(self, product: str, error: PartError) -> None:
+    def _count_miss(self, product: str, reason: str, *, no_part: bool = False) -> None:
         """States after `MISSES` pictures in a row that the taught part does not come.
 
         A free-running camera takes pictures between the parts, so that it sees no part is no fault.
@@ -158,13 +167,13 @@ class Inspector:
         if product != self._missed[0]:
             self._status.clear(PART)
             self._missed = product, 0
-        if self._unknown_pace is not None and isinstance(error, NoPartError):
+        if self._unknown_pace is not None and no_part:
             return
         self._missed = product, self._missed[1] + 1
         if self._missed[1] == MISSES:
             self._status.fault(
                 PART,
-                f"{MISSES} pictures in a row do not show {product} as taught ({error}). Choose the right product, or "
+                f"{MISSES} pictures in a row do not show {product} as taught ({reason}). Choose the right product, or "
                 "check camera and light, or teach it again",
             )
 
@@ -173,7 +182,8 @@ class Inspector:
 
         None if a free-running camera's picture has no score and this was already reported.
         """
-        captured, prediction, bundle = inspected.captured, inspected.prediction, inspected.model.bundle
+        captured, bundle = inspected.captured, inspected.model.bundle
+        prediction = inspected.prediction if inspected.reason is None else None
         regions: list[Region] = []
         heatmap = None
         frame_wh = captured.frame_wh if isinstance(captured, Frame) else None
@@ -190,7 +200,7 @@ class Inspector:
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
         if isinstance(captured, Frame) and not self._is_reported(verdict):  # `capture` limits the rate of faults
             return None
-        profile = prediction.profile if prediction is not None else None
+        profile = inspected.prediction.profile if inspected.prediction is not None else None
         reason = inspected.reason or ("the model's score is not a number" if verdict is Verdict.UNKNOWN else None)
         result = Result(
             id=f"{self._identity.device_id}-{self._identity.boot}-{captured.seq}",

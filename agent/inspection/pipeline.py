@@ -71,7 +71,9 @@ class Evidence(Protocol):
 class Learner(Protocol):
     """Learns from inspected parts, for example `LineLearner`. Never waits."""
 
-    def take(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None: ...
+    def take(
+        self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray, *, score: float | None = None
+    ) -> None: ...
 
 
 class Pipeline(Service):
@@ -273,4 +275,5 @@ class Pipeline(Service):
         if self._learner is not None:
             for inspected, (result, _) in zip(decided, results, strict=True):
                 if inspected.prediction is not None and inspected.view_bgr is not None:
-                    self._learner.take(result, inspected.view_bgr, inspected.prediction.anomaly_map)
+                    found = inspected.prediction
+                    self._learner.take(result, inspected.view_bgr, found.anomaly_map, score=found.anomaly_score)

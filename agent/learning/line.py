@@ -86,7 +86,7 @@ class LineLearner(Service):
         self._networks_lock = threading.Lock()  # guards the networks of the feedback and the follower
         self._free_running = frozenset(free_running)
         self._queue_changed = threading.Condition()
-        self._waiting: deque[tuple[Result, np.ndarray, np.ndarray]] = deque()
+        self._waiting: deque[tuple[Result, np.ndarray, np.ndarray, float | None]] = deque()
         self._watch = LineWatch(store, on_drift)
         adapts = config.provisional_threshold and config.mode != "off"
         self._provisional = ProvisionalThresholds(folder) if adapts else None
@@ -114,18 +114,21 @@ class LineLearner(Service):
         """Whether a teach-in was still running at the stop: a step of it cannot be interrupted."""
         return self._closing and self.alive
 
-    def take(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
-        """Queues an inspected part that has a score. Never waits.
+    def take(
+        self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray, *, score: float | None = None
+    ) -> None:
+        """Queues an inspected part. Never waits.
 
         Args:
             result: of the part.
             view_bgr: uint8 [H, W, 3], the inspected part of the frame; not changed afterwards.
             anomaly_map: float32 [h, w] in [0, 1].
+            score: of the map, also if the result has none; None: that of the result.
         """
         with self._queue_changed:
             self._watch.add(result)
             if len(self._waiting) < MAX_WAITING and not self._closing:
-                self._waiting.append((result, view_bgr, anomaly_map))
+                self._waiting.append((result, view_bgr, anomaly_map, result.anomaly_score if score is None else score))
                 self._queue_changed.notify_all()
 
     # Commands. Each raises a ZsadError when it is refused. None waits for a teach-in.
@@ -175,7 +178,6 @@ class LineLearner(Service):
     def mark(self, camera: str, part_id: str, *, good: bool) -> None:
         """A person marks the part of a result. Or a person says that a picture is good that the lesson left out."""
         with self._lock, self._storing():
-            self._said[camera] = self._marked[camera] = ""  # what the mark before said, and which profile was in use
             lesson = self._lessons.get(camera)
             if good and lesson is not None and lesson.asked is not None and lesson.is_left_out(part_id):
                 lesson.keep(part_id)
@@ -189,6 +191,7 @@ class LineLearner(Service):
                 lesson.take_mark(part, good=good)
                 self._wake()
         with self._networks_lock, self._storing():
+            self._said[camera] = self._marked[camera] = ""  # what the mark before said, and which profile was in use
             self._marked[camera] = self._feedback.give(part, good=good)
         logger.info("%s: %s", camera, self._marked[camera])
 
@@ -326,20 +329,15 @@ class LineLearner(Service):
                 return partial(self._attempt, *wanted)
             return partial(self._look_at, *self._waiting.popleft())
 
-    def _look_at(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
+    def _look_at(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray, score: float | None) -> None:
         with self._lock:
             self._watch.compare()
-        self._keep(result, view_bgr, anomaly_map)
+            if self._config.mode != "off" and score is not None:  # for later feedback
+                self._recent_of(result.camera).keep(result, view_bgr, anomaly_map, score)
         self._learn(result, view_bgr)
         if self._follower is not None:
             with self._networks_lock:
                 self._follower.take(result, view_bgr)
-
-    def _keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
-        """For later feedback."""
-        if self._config.mode != "off":
-            with self._lock:
-                self._recent_of(result.camera).keep(result, view_bgr, anomaly_map)
 
     def _recent_of(self, camera: str) -> RecentParts:
         if camera not in self._recent:

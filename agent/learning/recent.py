@@ -69,14 +69,14 @@ class RecentParts:
             if path.stem not in known:  # of a killed or failed write
                 path.unlink(missing_ok=True)
 
-    def keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray) -> None:
-        """Keeps a part that has a score. Of passes only some, see `PASS_EVERY_S`.
+    def keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray, score: float) -> None:
+        """Keeps a part, also one that was refused as another part. Of passes only some, see `PASS_EVERY_S`.
 
         Raises:
             OSError: the disk cannot store it.
         """
         is_reject = result.verdict is not Verdict.OK
-        if result.anomaly_score is None or not _ID.fullmatch(result.id):
+        if not (math.isfinite(score) and _ID.fullmatch(result.id)):
             return
         if not is_reject and time.monotonic() - self._last_pass_s < PASS_EVERY_S:
             return
@@ -88,7 +88,7 @@ class RecentParts:
             camera=result.camera,
             product=result.product,
             verdict=result.verdict,
-            score=result.anomaly_score,
+            score=score,
             taught=None if profile is None else profile.sha256,
         )
         try:

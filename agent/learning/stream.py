@@ -22,7 +22,7 @@ MOVES = 10  # of the middle of a group
 TOP_FRACTION = 0.02  # of a picture's tokens: the most different ones
 LEAST_SHARE = 1e-4  # of zero-shot scores, and of 1 minus them, before the logit
 NAMED = 3  # pictures that a message names
-COMPARED_SIDE = 16  # cells of a picture, every second one of a finer grid: time grows with the square of their number
+COMPARED_SIDE = 16  # cells of a side that are compared, about; time grows with the square of their number
 
 Named = tuple[str, Picture]
 

@@ -15,7 +15,7 @@ from zsad_agent.teaching.observe import Observer
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Profile, Recall, ScaleMemory
 from zsad_agent.teaching.taught import TaughtPredictor
 from zsad_agent.teaching.teacher import Taught, teach
-from zsad_core.errors import ImageError
+from zsad_core.errors import ImageError, ZsadError
 from zsad_core.memory import coreset, from_unit, promise, to_unit
 from zsad_core.types import TAUGHT_THRESHOLD
 
@@ -63,24 +63,37 @@ def teach_again(profile: Profile, networks: Networks, progress: Progress = lambd
     Raises:
         ZsadError: as `teach`.
     """
-    taught = teach(
-        [(good.name, good.image) for good in profile.goods],
-        product=profile.product,
-        networks=networks.features,
-        detector=networks.detector,
-        rate=profile.asked_rate,
-        ignored=profile.ignored,
-        mode=profile.part.mode,
-        unchecked=True,
-        apart=profile.apart,
-        progress=progress,
-    )
-    left_out = {one.name for one in taught.outliers} & set(profile.kept)
-    kept = [(good.name, good.image) for good in profile.goods if good.name in left_out]
-    found = replace(taught, left_out=tuple(one for one in taught.left_out if one.name not in left_out))
-    found = learn_kept(found, kept, [], networks, progress) if kept else found
+
+    def taught_from(goods: Sequence[KeptPicture]) -> Taught:
+        return teach(
+            [(good.name, good.image) for good in goods],
+            product=profile.product,
+            networks=networks.features,
+            detector=networks.detector,
+            rate=profile.asked_rate,
+            ignored=profile.ignored,
+            mode=profile.part.mode,
+            unchecked=True,
+            apart=profile.apart,
+            progress=progress,
+        )
+
+    kept = [good for good in profile.goods if good.name in profile.kept]
+    try:
+        taught = taught_from(profile.goods)
+        odd = {one.name for one in taught.outliers}
+        kept = [good for good in kept if good.name in odd]
+    except ZsadError:  # perhaps because so many look different
+        if not kept:
+            raise
+        taught, odd = taught_from([good for good in profile.goods if good not in kept]), set()
+    if kept:
+        left_out = tuple(one for one in taught.left_out if one.name not in odd or one.name not in profile.kept)
+        pictures = [(good.name, good.image) for good in kept]
+        taught = learn_kept(replace(taught, left_out=left_out), pictures, [], networks, progress)
     names = {good.name for good in profile.goods}
-    return replace(found, profile=replace(found.profile, kept=tuple(name for name in profile.kept if name in names)))
+    still = tuple(name for name in profile.kept if name in names)
+    return replace(taught, profile=replace(taught.profile, kept=still))
 
 
 def learn_kept(

@@ -67,9 +67,8 @@ class Level(RecordModel):
     false_reject_rate_90: Unit  # holds with 90 % confidence
     needed: Count  # good parts for the requested rate
     recall: Recall | None = None  # None: no bad parts were given
-    other_above: Finite | None = (
-        None  # limit of `ZMaps.difference` of a part that passes; None: an earlier agent, or no frame
-    )
+    # limit of `ZMaps.difference` of a part that passes; None: the part is not the whole frame, or an earlier agent
+    other_above: Finite | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,7 +125,7 @@ class Profile:
     asked_rate: float  # of false rejects
     goods: tuple[KeptPicture, ...]  # at most MAX_GOODS
     apart: tuple[str, ...] = ()  # names of goods that were left out as outliers: the promise counts them as rejected
-    kept: tuple[str, ...] = ()  # names of goods that look different, and that a person says are good
+    kept: tuple[str, ...] = ()  # names of goods that a person added one by one: they are never left out
     ignored: np.ndarray | None = None  # bool [h, w], True where the camera's mask ignores the map
     rebuilt_from: BundleName | None = None  # made from the kept pictures of a profile of this bundle
     made_of: str | None = None  # hash of that profile

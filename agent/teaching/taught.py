@@ -111,8 +111,6 @@ class TaughtPredictor:
             score = float(to_unit(maps.score(ready.fusion, None), scale))
         except ValueError as error:
             raise DeviceError(str(error)) from error
-        if score < TAUGHT_THRESHOLD:
-            _check_pass(maps, ready)
         return Prediction(
             anomaly_map=anomaly_map,
             anomaly_score=score,
@@ -120,6 +118,7 @@ class TaughtPredictor:
             profile=ProfileName(product=profile.product, sha256=profile.sha256),
             scale=scale,
             ignored=profile.ignored,
+            other=_why_other(maps, ready),
         )
 
     def _distances(self, seen: Observed, ready: _Ready) -> dict[str, np.ndarray]:
@@ -242,14 +241,15 @@ def _check_product(maps: ZMaps, profile: Profile, first: str) -> None:
         )
 
 
-def _check_pass(maps: ZMaps, ready: _Ready) -> None:
-    """Refuses a pass of a picture that differs as a whole more than a good part does.
+def _why_other(maps: ZMaps, ready: _Ready) -> str | None:
+    """Why a picture that passes is refused: it differs as a whole more than a good part does.
 
     A product whose good parts vary much has a high threshold, and parts of another product may be below it.
     """
     limit = ready.level.other_above
-    if limit is not None and (found := maps.difference(ready.fusion.names)) > limit:
-        raise PartError(
-            f"another part: no place stands out, but the picture as a whole differs by {found:.1f} deviations from the "
-            f"good parts, {limit:.1f} are allowed"
-        )
+    if limit is None or (found := maps.difference(ready.fusion.names)) <= limit:
+        return None
+    return (
+        f"another part, or other light: no place stands out, but the picture as a whole differs by {found:.1f} "
+        f"deviations from the good parts, {limit:.1f} are allowed"
+    )

@@ -36,7 +36,7 @@ from zsad_core.part import PartModel
 
 SMALL_SIDE = 640  # of the pictures from which the part is learned, pixels
 FOREIGN_MARGIN = 3.0  # in z, over the goods' highest quartile; of the shared sets: own goods exceed it by up to 2.3
-OTHER_MARGIN = 0.75  # in z, over the second largest difference of a good part as a whole: of a part that passes
+OTHER_MARGIN = 0.75  # in z, over the second largest difference of a good part as a whole
 
 Kept = TypeVar("Kept")
 Named = tuple[str, Picture]
@@ -320,7 +320,7 @@ def _finish(
                 one,
                 count,
                 [of[count - 1] for of in found.values()],
-                _other_above([of[count - 1] for of in differences]) if framed else None,
+                other_above([of[count - 1] for of in differences]) if framed else None,
             )
             for count, one in enumerate(promises, start=1)
         ),
@@ -389,12 +389,12 @@ def _likely_good(
     return {name: of for name, of in found.items() if of[-1] <= limit}
 
 
-def _other_above(differences: Sequence[float]) -> float:
-    """Above this difference a picture shows another product, although no place of it stands out.
+def other_above(differences: Sequence[float]) -> float:
+    """Above this difference as a whole a picture must not pass, although no place of it stands out.
 
-    One odd picture among the goods does not set it.
+    Every good part is below it. One odd part raises it no further than to its own difference.
     """
-    return max(0.0, sorted(differences)[-2]) + OTHER_MARGIN
+    return max(*differences, max(0.0, sorted(differences)[-2]) + OTHER_MARGIN)
 
 
 def _level(found: Promise, scales: int, bads: Sequence[float], other_above: float | None) -> Level:

@@ -141,6 +141,32 @@ def test_a_camera_that_does_not_see_the_taught_part_for_long_is_degraded_until_i
         assert states[-1]["state"] == "ok" and status.up
 
 
+class OtherFake(NamedFake):
+    """Sees no place that stands out in another part."""
+
+    def predict(self, image_bgr: np.ndarray, product: str | None = None) -> Prediction:
+        return dataclasses.replace(super().predict(image_bgr), other="another part: as a whole")
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(None, "anomalous"), (0.3, "anomalous"), (0.4, "unknown")])
+def test_a_part_that_differs_as_a_whole_does_not_pass_at_any_threshold(threshold: float | None, verdict: str) -> None:
+    states: list[dict[str, Any]] = []
+    status = CameraStatus("cam0", lambda camera, state: states.append(state))
+    camera = CameraConfig(product="object", decision=DecisionConfig(threshold=threshold))
+    inspector = make_inspector(OtherFake(), status, camera=camera)
+    for seq in range(MISSES):
+        inspected = inspector.predict(frame(seq, np.full_like(GREY, 170)))  # a score of 0.33
+        decided = inspector.decide(inspected)
+        assert decided is not None and inspected.prediction is not None  # it can be marked as good
+        message = json.loads(decided[0].encode())
+        jsonschema.validate(message, RESULT_SCHEMA)
+        assert message["verdict"] == verdict
+        if verdict == "unknown":
+            assert (message["reason"], message["anomaly_score"]) == ("another part: as a whole", None)
+            assert message["regions"] == [] and message["profile"] is not None
+    assert [state["state"] for state in states] == (["degraded"] if verdict == "unknown" else [])
+
+
 def test_another_product_is_counted_from_its_first_picture() -> None:
     states: list[dict[str, Any]] = []
     status = CameraStatus("cam0", lambda camera, state: states.append(state))

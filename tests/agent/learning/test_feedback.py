@@ -11,7 +11,7 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 from zsad_agent.config import InferenceConfig
 from zsad_agent.learning import Feedback, RecentPart, marked
 from zsad_agent.learning.recent import PartFacts
-from zsad_agent.teaching import KeptPicture, Networks, Profile, ProfileStore, teach
+from zsad_agent.teaching import KeptPicture, Networks, Profile, ProfileStore, teach, teach_again
 from zsad_core.errors import ProfileError
 from zsad_core.types import Verdict
 
@@ -165,3 +165,22 @@ def test_removing_a_bad_part_keeps_what_a_person_kept(tmp_path: Path) -> None:
     assert "was removed" in text and "Left out now" not in text
     assert device.score(STAINED) < 0.5
     assert (device.profile.apart, device.profile.kept) == ((), ("odd",))
+
+
+def test_many_kept_parts_do_not_stop_a_profile_from_being_made_again(tmp_path: Path) -> None:
+    device = Device(tmp_path, {f"{seed}": good_part(seed) for seed in range(12)})
+    stained = [good_part(seed, stain=24) for seed in range(30, 36)]
+    for seed, image in enumerate(stained):
+        device.feedback.give(device.part(f"odd{seed}", image), good=True)
+    again = teach_again(device.profile, device.networks).profile
+    assert again.kept == device.profile.kept == tuple(f"odd{seed}" for seed in range(6))
+    assert all(device.networks.score(again, image)[0] < 0.5 for image in stained)
+
+
+def test_a_mark_of_a_part_that_passes_uses_its_own_score(device: Device) -> None:
+    """A part that is refused as a whole has a score of its own, which must not raise the threshold."""
+    levels = tuple(level.model_copy(update={"other_above": -1e6}) for level in device.profile.levels)
+    device.store.add(replace(device.profile, levels=levels))
+    before = device.profile.levels[-1].scale
+    device.feedback.give(device.part("a", good_part(99)), good=True)
+    assert device.profile.levels[-1].scale <= before + 0.5

@@ -25,7 +25,7 @@ def small_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fill(parts: RecentParts, count: int) -> None:
     for seq in range(1, count + 1):
-        parts.keep(make_result(seq, verdict=Verdict.OK if seq % 2 else Verdict.ANOMALOUS), VIEW, MAP)
+        parts.keep(make_result(seq, verdict=Verdict.OK if seq % 2 else Verdict.ANOMALOUS), VIEW, MAP, 0.9)
 
 
 def test_rejects_are_kept_longer_than_passes(tmp_path: Path) -> None:
@@ -51,6 +51,15 @@ def test_the_ring_goes_on_after_a_restart_and_deletes_what_a_kill_left(tmp_path:
     assert sorted(path.stem for path in tmp_path.glob("*.jpg")) == [f"line3-b1-{seq}" for seq in (1, 4, 5, 6)]
 
 
+def test_a_part_that_was_refused_without_a_score_can_be_marked(tmp_path: Path) -> None:
+    refused = make_result(1, verdict=Verdict.UNKNOWN, anomaly_score=None, reason="another part: as a whole")
+    RecentParts(tmp_path).keep(refused, VIEW, MAP, 0.2)
+    assert RecentParts(tmp_path).find(refused.id).facts.score == 0.2
+    RecentParts(tmp_path).keep(make_result(2), VIEW, MAP, float("nan"))
+    with pytest.raises(ZsadError, match="no longer there"):
+        RecentParts(tmp_path).find("line3-b1-2")
+
+
 @pytest.mark.parametrize("part_id", ["line3-b1-99", "../../etc/passwd", "", "a" * 300])
 def test_an_unknown_part_is_refused(tmp_path: Path, part_id: str) -> None:
     with pytest.raises(ZsadError, match=r"no longer there|not the id"):
@@ -69,14 +78,14 @@ def test_a_removed_folder_is_made_again_and_a_full_disk_fails_for_every_pass(
     parts = RecentParts(tmp_path / "recent")
     fill(parts, 2)
     shutil.rmtree(tmp_path / "recent")
-    parts.keep(make_result(3, verdict=Verdict.ANOMALOUS), VIEW, MAP)
+    parts.keep(make_result(3, verdict=Verdict.ANOMALOUS), VIEW, MAP, 0.9)
     assert parts.find("line3-b1-3").facts.verdict == "anomalous"
     monkeypatch.setattr(recent, "PASS_EVERY_S", 60.0)
     monkeypatch.setattr(np, "save", full)
     parts = RecentParts(tmp_path / "recent")
     for seq in (5, 7):
         with pytest.raises(OSError, match="No space left"):
-            parts.keep(make_result(seq, verdict=Verdict.OK), VIEW, MAP)
+            parts.keep(make_result(seq, verdict=Verdict.OK), VIEW, MAP, 0.1)
     assert sorted({path.stem for path in (tmp_path / "recent").iterdir()}) == ["line3-b1-3"]
 
 

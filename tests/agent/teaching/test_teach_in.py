@@ -9,6 +9,7 @@ from taught_fakes import MAP_HW, ColourNetworks, PlainDetector, good_part
 from zsad_agent.config import HealthConfig, InferenceConfig
 from zsad_agent.teaching import MAX_GOODS, Taught, TaughtPredictor, teach
 from zsad_agent.teaching.observe import Memory, Observer
+from zsad_agent.teaching.teacher import OTHER_MARGIN, other_above
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.types import Prediction
 
@@ -250,3 +251,16 @@ def test_one_picture_without_the_part_is_left_out_and_named(other: str) -> None:
     outcome = taught([*goods, ("odd", odd)])
     assert [one.name for one in outcome.left_out] == ["odd"] and outcome.profile.apart == ()
     assert outcome.profile.part.mode == taught(goods).profile.part.mode
+
+
+def test_one_odd_good_part_hardly_widens_what_may_pass() -> None:
+    assert other_above([-0.6, -0.5, -0.4]) == pytest.approx(OTHER_MARGIN)
+    assert other_above([-0.6, 0.2, 0.3]) == pytest.approx(0.2 + OTHER_MARGIN)
+    assert other_above([-0.6, -0.5, 1.5]) == 1.5  # the odd part itself passes
+
+
+def test_every_good_part_passes_as_a_whole() -> None:
+    outcome = taught([*goods(20), ("odd", good_part(30, hue=0.004))])
+    predictor = TaughtPredictor(PlainDetector(), ColourNetworks(), lambda product: outcome.profile, InferenceConfig())  # type: ignore[arg-type]
+    assert all(predictor.predict(image, "lid").other is None for _, image in goods(20))
+    assert outcome.profile.levels[-1].other_above is not None

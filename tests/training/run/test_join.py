@@ -54,6 +54,18 @@ def test_other_held_out_pictures_are_refused(data: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "both.safetensors").exists()
 
 
+def test_a_method_without_text_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = checkpoint(data, tmp_path / "first/best.safetensors", **SHALLOW)
+    detector = small_detector(method="visualad")
+    settings = load_checkpoint(first).record["settings"]
+    save_checkpoint(tmp_path / "visualad.safetensors", detector, {}, record() | {"settings": settings})
+    for given in ((first, tmp_path / "visualad.safetensors"), (tmp_path / "visualad.safetensors", first)):
+        assert main([*map(str, given), "--out", str(tmp_path / "both.safetensors")]) == 2
+        assert (
+            "visualad.safetensors: is no checkpoint of this trainer with a method with text" in capsys.readouterr().err
+        )
+
+
 def test_data_sets_may_have_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = checkpoint(make_data(tmp_path / "before"), tmp_path / "first/best.safetensors", **SHALLOW)
     (tmp_path / "before").rename(tmp_path / "after")
