@@ -146,9 +146,13 @@ def test_results_without_a_connection_are_counted_and_the_birth_has_the_newest(
         assert re.fullmatch(away, str(sparkplug.fault))
         broker.start()
         wait_until(lambda: sparkplug.fault == "sparkplug: 5 results were not sent")
-        with SparkplugHost(broker.port) as late:  # after the births, perhaps
-            wait_until(lambda: (late.of("NBIRTH") and late.of("DBIRTH")) or late.ask_for_rebirth("line3"))
-            values = late.of("DBIRTH")[0].values
+        with SparkplugHost(broker.port) as late:  # after the births, perhaps, or between them
+
+            def births() -> list[Any]:
+                return [one for one in late.of("DBIRTH") if one.device == "cam0"]
+
+            wait_until(lambda: (late.of("NBIRTH") and births()) or late.ask_for_rebirth("line3"))
+            values = births()[0].values
         assert (values["Result Id"], values["Counters/Anomalous"]) == ("line3-b1-5", 5)
         assert late.of("NBIRTH")[0].values["bdSeq"] == 1  # the attempts between do not count
 

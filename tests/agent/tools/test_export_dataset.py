@@ -17,7 +17,7 @@ def test_profiles_export_writes_a_data_set_that_training_reads(
     assert f"{tmp_path / 'set'}: 6 pictures" in capsys.readouterr().out
     assert len(scan_dataset(tmp_path / "set")[0]) == 6
     assert main(["profiles", "export", "--dataset", str(tmp_path / "set"), *place]) == 1
-    assert "File exists" in capsys.readouterr().err
+    assert "is there already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["nut"], ["nut", "a.profile", "--dataset", "set"]])
