@@ -19,6 +19,7 @@ from zsad_core.bundle import GENERIC_PRODUCT, Bundle
 from zsad_core.errors import ImageError, ProfileError, ZsadError
 from zsad_core.judging import Decider, Provisional, instant_verdict
 from zsad_core.part import NoPartError, PartError
+from zsad_core.picture import with_half_at
 from zsad_core.types import TAUGHT_THRESHOLD, Frame, Prediction, Region, Verdict
 
 logger = logging.getLogger(__name__)
@@ -196,7 +197,10 @@ class Inspector:
                 level=self._region_level,
                 bundle_level=bundle.manifest.region_level,
             )
-            heatmap = self._render(captured, prediction, self._view.rectangle(captured.frame_wh))
+            shown = prediction.anomaly_map
+            if prediction.threshold is None:  # the colours then mean the same as those of a taught product
+                shown = with_half_at(shown, bundle.manifest.region_level)
+            heatmap = self._render(captured, shown, self._view.rectangle(captured.frame_wh))
         verdict = self._decider.decide(instant, captured.captured_monotonic_s)
         if isinstance(captured, Frame) and not self._is_reported(verdict):  # `capture` limits the rate of faults
             return None
@@ -237,11 +241,11 @@ class Inspector:
             return True
         return pace.take()
 
-    def _render(self, frame: Frame, prediction: Prediction, rectangle: Rectangle) -> bytes | None:
+    def _render(self, frame: Frame, anomaly_map: np.ndarray, rectangle: Rectangle) -> bytes | None:
         if not self._heatmap.enabled:
             return None
         try:
-            return render_heatmap(frame.image_bgr, prediction.anomaly_map, self._heatmap, rectangle)
+            return render_heatmap(frame.image_bgr, anomaly_map, self._heatmap, rectangle)
         except cv2.error as error:  # the verdict is published without it
             logger.warning("picture %d: the heatmap cannot be drawn: %s", frame.seq, error.err or error.code)
             return None

@@ -11,6 +11,7 @@ from .content import sort_out as sort_out
 from .encoded import comment_of as comment_of
 from .encoded import with_comment as with_comment
 from .heatmap import blend as blend
+from .heatmap import with_half_at as with_half_at
 from .imaging import HALVE_FROM as HALVE_FROM
 from .imaging import decode_image as decode_image
 from .imaging import read_encoded as read_encoded

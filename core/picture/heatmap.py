@@ -10,6 +10,7 @@ import numpy as np
 
 MAX_WEIGHT = 0.8  # share of the colour where the map is 1; the part stays visible
 WEIGHT_POWER = 1.5  # above 1, so the low map values of good parts hardly tint the image
+_LEAST_LEVEL = 1e-4  # of a region, and of 1 minus it
 
 
 def blend(image_bgr: np.ndarray, anomaly_map: np.ndarray) -> np.ndarray:
@@ -24,6 +25,20 @@ def blend(image_bgr: np.ndarray, anomaly_map: np.ndarray) -> np.ndarray:
     remainder = cv2.LUT(levels, remainders)  # [H, W], 255 * (1 - weight)
     dimmed = cv2.multiply(image_bgr, cv2.merge([remainder, remainder, remainder]), scale=1 / 255)
     return cv2.add(dimmed, cv2.applyColorMap(levels, weighted_colours))
+
+
+def with_half_at(anomaly_map: np.ndarray, level: float) -> np.ndarray:
+    """float32 [h, w] in [0, 1]: the map with 0.5 where it was `level`, and 0 and 1 where they were. For colours only.
+
+    The logit of each value is shifted, so the order of the values stays.
+
+    Args:
+        anomaly_map: float32 [h, w] in [0, 1]; NaN stays NaN.
+        level: in [0, 1]; 0 and 1 are taken as the nearest value between them.
+    """
+    level = min(max(level, _LEAST_LEVEL), 1 - _LEAST_LEVEL)
+    odds = np.float32((1 - level) / level)
+    return anomaly_map * odds / (anomaly_map * odds + (1 - anomaly_map))
 
 
 @functools.cache

@@ -321,3 +321,21 @@ def test_provisional_threshold_gives_way_to_what_people_set_or_taught(
     assert (message["threshold"], message["provisional_frames"]) == (threshold, frames)
     assert message["verdict"] == ("anomalous" if threshold <= 0.33 else "ok")
     jsonschema.validate(message, RESULT_SCHEMA)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_the_bundles_level_of_regions_is_coloured_as_the_threshold_of_a_taught_product(threshold: float | None) -> None:
+    shown = []
+    for level, darkness in ((0.5, 0.5), (0.05, 0.05), (0.5, 0.05)):
+        inspector = make_inspector(FakePredictor())
+        inspected = inspector.predict(frame(1))
+        inspected.model.bundle.manifest.region_level = level  # type: ignore[misc]
+        prediction = Prediction(
+            anomaly_map=np.full((8, 8), darkness, np.float32), anomaly_score=0.1, threshold=threshold
+        )
+        decided = inspector.decide(dataclasses.replace(inspected, prediction=prediction))
+        assert decided is not None
+        shown.append(decided[1])
+    as_taught = threshold is not None
+    assert (shown[0] == shown[1]) != as_taught
+    assert shown[1] != shown[2] or as_taught

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from zsad_core.picture import blend
+from zsad_core.picture import blend, with_half_at
 
 GREY = np.full((48, 64, 3), 128, np.uint8)
 
@@ -27,3 +27,13 @@ def test_higher_value_gives_more_colour() -> None:
 def test_invalid_map_value_is_drawn_as_anomalous(value: float) -> None:
     painted = blend(GREY, np.full((6, 8), value, np.float32))
     np.testing.assert_array_equal(painted, blend(GREY, np.ones((6, 8), np.float32)))
+
+
+def test_the_shifted_map_has_a_half_at_the_level_and_keeps_order_and_ends() -> None:
+    values = np.array([[0.0, 0.01, 0.04, 0.3, 1.0]], np.float32)
+    shifted = with_half_at(values, 0.04)
+    np.testing.assert_allclose(shifted[0, [0, 2, 4]], [0, 0.5, 1], atol=1e-6)
+    assert (np.diff(shifted[0]) > 0).all() and shifted.dtype == np.float32
+    np.testing.assert_allclose(with_half_at(values, 0.5), values, atol=1e-6)
+    assert np.isfinite(with_half_at(values, 0.0)).all() and np.isfinite(with_half_at(values, 1.0)).all()
+    assert np.isnan(with_half_at(np.array([[np.nan]], np.float32), 0.1)).all()
