@@ -62,6 +62,10 @@ class Prediction:
     ignored: np.ndarray | None = None  # bool [h, w], True where the mask of the teach-in ignores the map
     other: str | None = None  # why the picture must not pass: as a whole it differs from the good parts
 
+    def refusal(self, threshold: float) -> str | None:
+        """Why the picture, which would pass at this threshold, is `unknown`; None if it is judged by its score."""
+        return self.other if self.anomaly_score < threshold else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:

@@ -124,9 +124,9 @@ class Inspector:
 
     def _other_part(self, prediction: Prediction, product: str, threshold: float) -> str | None:
         """Why the picture, which would pass, shows another part; None if it does not. Counts those in a row."""
-        if prediction.other is not None and prediction.anomaly_score < threshold:
-            self._count_miss(product, prediction.other)
-            return prediction.other
+        if (reason := prediction.refusal(threshold)) is not None:
+            self._count_miss(product, reason)
+            return reason
         self._status.clear(PART)
         self._missed = product, 0
         return None

@@ -291,8 +291,8 @@ def judge_picture(path: Path, args: argparse.Namespace, scorer: Scorer) -> Judge
     except (ImageError, DeviceError, ProfileError) as error:
         return Judged(scorer.unknown(path, str(error)), None, None)
     threshold = scorer.threshold_of(prediction)
-    if prediction.other is not None and prediction.anomaly_score < threshold:
-        return Judged(scorer.unknown(path, prediction.other), None, None)
+    if (reason := prediction.refusal(threshold)) is not None:
+        return Judged(scorer.unknown(path, reason), None, None)
     score = Score(
         path=str(path),
         threshold=threshold,

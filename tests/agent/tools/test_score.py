@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from zsad_agent.cli.main import main
+from zsad_agent.tools import score as score_module
 from zsad_agent.tools.calibrate import as_yaml, calibrate
 from zsad_agent.tools.score import find_pictures
 from zsad_core.errors import ZsadError
@@ -268,3 +270,20 @@ def test_calibrate_refuses_a_rate_that_no_number_of_pictures_supports(
     flags = ["--bundle", str(tiny_bundle), "--false-reject-rate", "1e-320"]
     assert main(["calibrate", str(tmp_path), *flags]) == 2
     assert "is not between 1e-06 and 1" in capsys.readouterr().err
+
+
+def test_a_part_that_differs_as_a_whole_is_unknown_only_where_it_would_pass(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = str(write_picture(tmp_path / "part.png", blot=True))
+    predict = score_module.Scorer.predict
+    other = "another part: as a whole"
+    monkeypatch.setattr(score_module.Scorer, "predict", lambda self, image: replace(predict(self, image), other=other))
+    found = []
+    for threshold in ("0.1", "0.9"):
+        main(
+            ["score", picture, "--bundle", str(tiny_bundle), "--json", "--product", "bottle", "--threshold", threshold]
+        )
+        found += rows(capsys)
+    assert [row["verdict"] for row in found] == ["anomalous", "unknown"]
+    assert (found[1]["reason"], found[1]["anomaly_score"]) == (other, None)
