@@ -154,9 +154,10 @@ def _inspect(
     """Supervises the running pipeline until one of `ends` is set or its sources end."""
     stations = agent.observer.stations
     for station, source in zip(stations, base.sources, strict=True):
-        logger.info(
-            "inspecting %s as %r with %s", source.description, station.inspector.product, base.started.bundle.path
-        )
+        product = station.inspector.product
+        taught = agent.observer.models.current.predictor.is_taught(product)
+        note = "" if taught else "; nothing was taught, so the verdicts are provisional"
+        logger.info("inspecting %s as %r with %s%s", source.description, product, base.started.bundle.path, note)
     statuses = [station.status for station in stations]
     tend = (agent.reporter.tend, *tend)
     supervise(agent.pipeline, base.services, notifier, statuses, ends=ends, notes=base.started.reasons, tend=tend)

@@ -1,7 +1,7 @@
-"""The last inspected parts on disk, so that a person can mark them later.
+"""The last inspected parts, so that a person can mark them later.
 
 `<folder>/<camera>/recent` holds `<id>.jpg`, `<id>.npy` with the map, and `<id>.json`, which is written last. These
-files are not synced: a power cut can lose those of the last seconds.
+files are not synced: a power cut can lose those of the last seconds. The very last passes are in memory alone.
 """
 
 import contextlib
@@ -21,7 +21,9 @@ from zsad_core.errors import ZsadError
 from zsad_core.types import Verdict
 
 MAX_REJECTS, MAX_PASSES = 200, 100  # of each camera
-PASS_EVERY_S = 2.0  # between two passes that are kept, so that a fast line does not wear out the disk
+PASS_EVERY_S = 2.0  # between two passes that are written, so that a fast line does not wear out the disk
+MAX_FRESH = 40  # further passes of each camera in memory, of at most 150 kB each
+FRESH_EVERY_S = 0.1  # between two of them: each takes about 5 ms to encode
 MAX_JSON_BYTES = 10_000
 SUFFIXES = (".json", ".jpg", ".npy")
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -58,7 +60,8 @@ class RecentParts:
         """
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._last_pass_s = -math.inf
+        self._last_pass_s = self._last_fresh_s = -math.inf
+        self._fresh: deque[RecentPart] = deque(maxlen=MAX_FRESH)
         self._ids: dict[bool, deque[str]] = {True: deque(), False: deque()}  # rejects or passes, oldest first
         whole = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         for path in whole:
@@ -70,7 +73,7 @@ class RecentParts:
                 path.unlink(missing_ok=True)
 
     def keep(self, result: Result, view_bgr: np.ndarray, anomaly_map: np.ndarray, score: float) -> None:
-        """Keeps a part, also one that was refused as another part. Of passes only some, see `PASS_EVERY_S`.
+        """Keeps a part, also one that was refused as another part. Few passes are written, see `PASS_EVERY_S`.
 
         Raises:
             OSError: the disk cannot store it.
@@ -78,11 +81,10 @@ class RecentParts:
         is_reject = result.verdict is not Verdict.OK
         if not (math.isfinite(score) and _ID.fullmatch(result.id)):
             return
-        if not is_reject and time.monotonic() - self._last_pass_s < PASS_EVERY_S:
+        now_s = time.monotonic()
+        is_written = is_reject or now_s - self._last_pass_s >= PASS_EVERY_S
+        if not is_written and now_s - self._last_fresh_s < FRESH_EVERY_S:
             return
-        ids = self._ids[is_reject]
-        while len(ids) >= (MAX_REJECTS if is_reject else MAX_PASSES):
-            self._delete(ids.popleft())
         profile = result.profile
         facts = PartFacts(
             camera=result.camera,
@@ -91,17 +93,29 @@ class RecentParts:
             score=score,
             taught=None if profile is None else profile.sha256,
         )
+        picture = KeptPicture.of(result.id, view_bgr)
+        part = RecentPart(id=result.id, facts=facts, picture=picture, anomaly_map=anomaly_map.astype(np.float16))
+        if not is_written:
+            self._fresh.append(part)
+            self._last_fresh_s = now_s
+            return
+        self._write(part, self._ids[is_reject], MAX_REJECTS if is_reject else MAX_PASSES)
+        if not is_reject:  # not earlier: while the disk fails, each pass is tried and reports the fault
+            self._last_pass_s = now_s
+
+    def _write(self, part: RecentPart, ids: deque[str], most: int) -> None:
+        """`ids`: of the written parts of this kind, at most `most`."""
+        while len(ids) >= most:
+            self._delete(ids.popleft())
         try:
             self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-            self._path(result.id, ".jpg").write_bytes(KeptPicture.of(result.id, view_bgr).jpeg)
-            np.save(self._path(result.id, ".npy"), anomaly_map.astype(np.float16))
-            self._path(result.id, ".json").write_bytes(facts.model_dump_json().encode())
+            self._path(part.id, ".jpg").write_bytes(part.picture.jpeg)
+            np.save(self._path(part.id, ".npy"), part.anomaly_map)
+            self._path(part.id, ".json").write_bytes(part.facts.model_dump_json().encode())
         except OSError:
-            self._delete(result.id)
+            self._delete(part.id)
             raise
-        ids.append(result.id)
-        if not is_reject:  # not earlier: while the disk fails, each pass is tried and reports the fault
-            self._last_pass_s = time.monotonic()
+        ids.append(part.id)
 
     def find(self, part_id: str) -> RecentPart:
         """A part that is still there.
@@ -111,6 +125,9 @@ class RecentParts:
         """
         if not _ID.fullmatch(part_id):
             raise ZsadError(f"{part_id[:40]!r} is not the id of a result")
+        for part in self._fresh:
+            if part.id == part_id:
+                return part
         try:
             facts = PartFacts.model_validate_json(self._path(part_id, ".json").read_bytes()[:MAX_JSON_BYTES])
             jpeg = self._path(part_id, ".jpg").read_bytes()
@@ -118,8 +135,8 @@ class RecentParts:
                 anomaly_map = np.load(file, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ZsadError(
-                f"the picture of result {part_id} is no longer there: the last {MAX_REJECTS} rejects and "
-                f"{MAX_PASSES} passes of each camera are kept, one pass in {PASS_EVERY_S:g} s"
+                f"the picture of result {part_id} is no longer there: the last {MAX_REJECTS} rejects, {MAX_FRESH} "
+                f"passes, and {MAX_PASSES} passes with {PASS_EVERY_S:g} s between them are kept of each camera"
             ) from error
         return RecentPart(
             id=part_id, facts=facts, picture=KeptPicture(name=part_id, jpeg=jpeg), anomaly_map=anomaly_map

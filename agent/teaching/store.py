@@ -240,7 +240,7 @@ class ProfileStore:
                         path.unlink()
                 raise
             sync_folder(self.folder)
-            self._prune(product, {number, before})
+            self._prune(product, number, before)
             return stored
 
     def _choose_first(self, product: str, numbers: list[int]) -> Profile:
@@ -256,16 +256,18 @@ class ProfileStore:
             return profile
         raise ProfileError(f"{product}: cannot return to an earlier profile: {fault}")
 
-    def _prune(self, product: str, spared: set[int | None]) -> None:
+    def _prune(self, product: str, number: int, before: int | None) -> None:
         """Deletes all but the newest profiles, with their sheets, and what killed writers have left.
 
-        `spared`: the profile in use, and the one in use before it: after a rollback it is not among the newest.
+        Of the profiles after `before`, the one in use before, only `number`, the one in use, stays: people have rolled
+        the others back, or a killed writer never took them into use.
         """
-        old = [number for number in self._numbers(product)[:-KEPT] if number not in spared]
+        numbers = [one for one in self._numbers(product) if before is None or one <= before or one == number]
+        kept = {*numbers[-KEPT:], number, before}
         gone = [
             path
-            for number in old
-            for path in (self._path(product, number), self._path(product, number).with_suffix(".jpg"))
+            for one in set(self._numbers(product)) - kept
+            for path in (self._path(product, one), self._path(product, one).with_suffix(".jpg"))
         ]
         for path in (*gone, *(self.folder / product).glob(".*.part")):
             with contextlib.suppress(OSError):

@@ -323,15 +323,19 @@ def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool) -> i
     from zsad_core.types import Verdict
 
     counts: Counter[Verdict] = Counter()
+    is_provisional = False
     if not as_json:
         print("verdict    score      ms  path", flush=True)
     for score in scores:
         counts[score.verdict] += 1
+        is_provisional |= score.provisional
         print(score.as_json(with_map=with_map) if as_json else _row(score), flush=True)
     if not as_json:
         print(
             f"{counts.total()} pictures: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}", flush=True
         )
+    if is_provisional and not as_json:
+        print("The verdicts are provisional: nothing was taught. Teach good parts with zsad-agent teach.", flush=True)
     return 1 if counts[Verdict.UNKNOWN] else 0
 
 

@@ -82,8 +82,10 @@ def test_results_that_cannot_be_rescued_are_reported_as_lost_at_the_end(
     flags = ("--source", str(video), *FLAGS, "--broker", "mqtt://127.0.0.1:1")
     with AgentProcess(tmp_path, tiny_bundle, *flags) as agent:
         wait_until(lambda: len(agent.printed) > 20)
+        agent.freeze()  # so that it cannot create the folder again before the file is there
         remove(agent.spool.parent)
-        agent.spool.parent.touch()  # a file, so that no folder can be created
+        agent.spool.parent.touch()
+        agent.thaw()
         agent.wait_for_output("results cannot be rescued into a new file")
         code, _ = agent.terminate()
     assert code == 1

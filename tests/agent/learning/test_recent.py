@@ -66,10 +66,29 @@ def test_an_unknown_part_is_refused(tmp_path: Path, part_id: str) -> None:
         RecentParts(tmp_path).find(part_id)
 
 
-def test_one_pass_in_two_seconds_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_pass_in_two_seconds_is_written_and_the_last_ones_are_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recent, "PASS_EVERY_S", 60.0)
-    fill(RecentParts(tmp_path), 6)
+    monkeypatch.setattr(recent, "FRESH_EVERY_S", 0.0)
+    parts = RecentParts(tmp_path)
+    fill(parts, 6)
     assert sorted(path.stem for path in tmp_path.glob("*.jpg")) == [f"line3-b1-{seq}" for seq in (1, 2, 4, 6)]
+    found = parts.find("line3-b1-5")
+    assert (found.facts.verdict, found.facts.score, found.picture.image().shape) == ("ok", 0.9, VIEW.shape)
+    fill(parts, 2 * recent.MAX_FRESH + 6)
+    with pytest.raises(ZsadError, match="no longer there"):
+        parts.find("line3-b1-5")
+
+
+def test_a_line_that_runs_free_does_not_encode_every_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "PASS_EVERY_S", 60.0)
+    monkeypatch.setattr(recent, "FRESH_EVERY_S", 60.0)
+    parts = RecentParts(tmp_path)
+    fill(parts, 6)
+    assert parts.find("line3-b1-3").facts.verdict == "ok"
+    with pytest.raises(ZsadError, match="no longer there"):
+        parts.find("line3-b1-5")
 
 
 def test_a_removed_folder_is_made_again_and_a_full_disk_fails_for_every_pass(

@@ -187,12 +187,22 @@ def test_roll_back_passes_over_the_profile_of_another_product(store: ProfileStor
     assert store.roll_back("nut").sha256 == added[0].sha256
 
 
-def test_the_profile_to_which_was_rolled_back_outlives_the_next_one(store: ProfileStore) -> None:
+def test_what_was_rolled_back_is_not_chosen_by_a_later_rollback(store: ProfileStore) -> None:
     added = [store.add(make_profile(seed=seed)) for seed in range(3)]
     store.roll_back("nut")
     assert store.roll_back("nut").sha256 == added[0].sha256
     store.add(make_profile(seed=9))
-    assert store.entry("nut").numbers == (1, 2, 3, 4)
+    assert store.entry("nut").numbers == (1, 4)
+    assert store.roll_back("nut").sha256 == added[0].sha256
+
+
+def test_a_profile_whose_writer_was_killed_before_it_came_into_use_is_never_chosen(store: ProfileStore) -> None:
+    first = store.add(make_profile(seed=1))
+    (store.folder / "nut/2.profile").write_bytes(encode_profile(make_profile(seed=2)))
+    assert store.entry("nut").number == 1
+    store.add(make_profile(seed=3))
+    assert store.entry("nut").numbers == (1, 3)
+    assert store.roll_back("nut").sha256 == first.sha256
 
 
 def test_a_file_without_end_is_not_imported(store: ProfileStore) -> None:

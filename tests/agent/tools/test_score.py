@@ -125,11 +125,12 @@ def test_score_prints_a_readable_table(tiny_bundle: Path, tmp_path: Path, capsys
     write_picture(tmp_path / "a.png", blot=True)
     (tmp_path / "b.png").write_bytes(b"x")
     assert main(["score", str(tmp_path), "--bundle", str(tiny_bundle)]) == 1
-    header, first, second, total = capsys.readouterr().out.splitlines()
+    header, first, second, total, note = capsys.readouterr().out.splitlines()
     assert header.split() == ["verdict", "score", "ms", "path"]
     assert first.split()[:2] == ["anomalous", "1.000"]
     assert second.startswith("unknown")
     assert total == "2 pictures: 0 ok, 1 anomalous, 1 unknown"
+    assert note == "The verdicts are provisional: nothing was taught. Teach good parts with zsad-agent teach."
 
 
 def test_faults_are_one_line_with_the_right_exit_code(
@@ -224,7 +225,7 @@ def test_table_has_one_line_for_each_picture_with_any_name(
 ) -> None:
     write_picture(tmp_path / "a\nok 0.1 b\x1b[2J.png", blot=True)
     assert main(["score", str(tmp_path), "--bundle", str(tiny_bundle)]) == 0
-    _, row, _ = capsys.readouterr().out.splitlines()
+    _, row, _, _ = capsys.readouterr().out.splitlines()
     assert row.startswith("anomalous") and row.endswith(r"a\nok 0.1 b\x1b[2J.png")
 
 
