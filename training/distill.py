@@ -66,7 +66,7 @@ def distil(
     trainer = Trainer(
         config,
         detector,
-        DistilPictures(parts.fit, parts.fit_textures, unlabelled, config, teachers_hw=teacher.input_hw),
+        DistilPictures(parts.fit, parts.fit_textures, unlabelled, config, teachers_hw=teacher.image_hw),
         validation,
         text,
         steps_per_epoch=config.optimisation.steps_per_epoch or max(1, pictures // config.optimisation.batch_size),
@@ -93,8 +93,8 @@ def _teacher(config: "DistilConfig", checkpoint: "Checkpoint", parts: "Parts", p
     if missing := {*parts.products, GENERIC_PRODUCT} - text.keys():
         text = embed(model.method, model.text_encoder, missing, processes) | text
     grid_hw = features.grid_hw if features.weight else None
-    mirror = config.distillation.mirror
-    return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=processes.device, mirror=mirror)
+    tiles = config.distillation.tiles
+    return Teacher(checkpoint.detector, text, grid_hw=grid_hw, device=processes.device, tiles=tiles)
 
 
 def _with_cache(teacher: "Teacher", config: "DistilConfig", processes: "Processes") -> "KeptAnswers":

@@ -28,10 +28,6 @@ _PRODUCTS = (
     "hazelnut,label,leather,lens,macaroni,metal nut,pill,pipe,road,screw,steel,switch,tablet,toothbrush,transistor,"
     "washer,weld,zipper"
 )
-# zsad-tiny learns from the same ViT at 320 px, which shows fine defects more exactly.
-_TEACHERS_SIZE = (
-    "--set", "model.input_hw=[320,320]", "sampling.train_hw=[[256,256],[320,320],[384,384]]",
-)  # fmt: skip
 _MODULES = {"zsad-convert": "zsad_convert.cli"}  # started as a process: training does not import convert
 _QUICK_TRAINING = (
     "--set", "optimisation.steps_per_epoch=2", "optimisation.batch_size=4", "validation.max_per_class=2",
@@ -60,21 +56,17 @@ class Step:
 def plan(data: Path, vit: Path, efficientnet: Path, out: Path, *, quick: bool) -> list[Step]:
     """The steps in their order."""
     recipes = Path(__file__).with_name("recipes")
-    runs = {name: out / "runs" / name / "best.safetensors" for name in ("teacher", TINY, f"{SMALL}-vit", SMALL)}
-    teacher, of_cnn, of_vit, of_both = runs.values()
+    runs = {name: out / "runs" / name / "best.safetensors" for name in (f"{SMALL}-vit", TINY, SMALL)}
+    of_vit, of_cnn, of_both = runs.values()
     train = ["python", "training/train.py", "--preset", SMALL, "--weights", str(vit)]
     distill = ["python", "training/distill.py", "--preset", "distil-tiny", "--weights", str(efficientnet)]
-    distill += ["--teacher", str(teacher), "--teacher-cache", str(of_cnn.parent / "teacher-cache")]
-    train_teacher = [*train, *_TEACHERS_SIZE]
+    distill += ["--teacher", str(of_vit), "--teacher-cache", str(of_cnn.parent / "teacher-cache")]
     if quick:
         train += _QUICK_TRAINING
-        train_teacher += _QUICK_TRAINING
         distill += [*_QUICK_TRAINING, "distillation.pool=8"]
-    reads = (vit, recipes / f"{SMALL}.yaml")
     return [
-        _training("teacher", train_teacher, data, teacher, reads),
-        _training(TINY, distill, data, of_cnn, (efficientnet, teacher, recipes / "distil-tiny.yaml")),
-        _training(SMALL, train, data, of_vit, reads),
+        _training(SMALL, train, data, of_vit, (vit, recipes / f"{SMALL}.yaml")),
+        _training(TINY, distill, data, of_cnn, (efficientnet, of_vit, recipes / "distil-tiny.yaml")),
         Step(
             name=f"{SMALL}: join",
             words=("python", "training/join.py", str(of_vit), str(of_cnn), "--out", str(of_both)),
@@ -122,8 +114,6 @@ class _Model:
             "--products", _PRODUCTS, "--evaluation", str(self.evaluation), *images,
             "--gate-data", *sets[:2], "--gate-images", "8" if self.quick else "120",
         ]  # fmt: skip
-        if self.name == TINY:
-            export += ["--map-tolerance", "0.01"]  # half-precision weights of the CNN change its map by up to 0.008
         if self.quick:
             export.append("--accept-loss")  # a network that learnt nothing ranks pictures by chance
         add = ["zsad-convert", "features", str(plain), "--out", str(bundle), *images]

@@ -56,7 +56,7 @@ class DistillationSpec(StrictModel):
     teacher: Path | None = None  # checkpoint; None: named by a flag
     cache: Path | None = None  # folder of the teacher's answers; None: no cache
     pool: Count | None = None  # number of distinct images, which repeat; None: no image repeats
-    mirror: bool = False  # the teacher's map is the mean over the image and its mirror image, at twice the time
+    tiles: bool = False  # the teacher's map gets the details of four tiles of a larger image, at five times the time
     unlabelled: tuple[FolderSpec, ...] = ()
     unlabelled_fraction: Fraction = 0.0  # share of unlabelled images; `sampling` describes the rest
     features: FeatureLoss = FeatureLoss()

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zsad_core.backbones import standardise_patches
+from zsad_core.errors import ConfigError
 from zsad_core.heads import anomaly_score
 from zsad_core.model import Detector
 from zsad_core.weights import weights_digest
@@ -23,7 +25,9 @@ from zsad_training.run import announce_cache, stacked_text
 
 logger = logging.getLogger(__name__)
 
-MAP_STRIDE = 4  # pixels of the teacher's input for each value of the kept map
+MAP_STRIDE = 4  # pixels of the teacher's image for each value of the kept map
+TILED = 1.5  # size of the image from which tiles are cut, relative to the teacher's input
+DETAIL = 0.2  # of the map's width: what is smaller is a detail
 SURE = 1e-6  # probabilities stay this far from 0 and 1: logits fit float16 and losses are finite
 
 
@@ -90,7 +94,7 @@ class Teacher:
         *,
         grid_hw: tuple[int, int] | None,
         device: torch.device,
-        mirror: bool = False,
+        tiles: bool = False,
     ) -> None:
         """Moves the detector to `device`.
 
@@ -99,28 +103,29 @@ class Teacher:
             text: product -> [T, 2]; ignored if the detector needs no text.
             grid_hw: largest grid of the tokens in an answer; None: no tokens.
             device: of the detector.
-            mirror: the map is the mean over the image and its mirror image, and so is a score that does not come from
-                the map. Tokens are those of the image alone.
+            tiles: the map gets details from the four corners of an image of `TILED` times the input's size, and the
+                score those of the map, if it comes from the map. Tokens are those of the whole image.
+
+        Raises:
+            ConfigError: the teacher's input has an odd side, so that it cannot have tiles.
         """
         self.detector = detector.to(device).eval().requires_grad_(False)
         self.text = text if detector.needs_text else {}
-        input_hw = detector.config.backbone.input_hw
+        input_hw = height, width = detector.config.backbone.input_hw
+        if tiles and (height % 2 or width % 2):
+            raise ConfigError(f"distillation.tiles: the teacher's input size {list(input_hw)} must be even")
+        self.image_hw = (round(height * TILED), round(width * TILED)) if tiles else input_hw  # pixels
         own_grid_hw = detector.backbone.grid_hw(input_hw)
         self.layout = Layout(
-            map_hw=(input_hw[0] // MAP_STRIDE, input_hw[1] // MAP_STRIDE),
+            map_hw=(self.image_hw[0] // MAP_STRIDE, self.image_hw[1] // MAP_STRIDE),
             features_hw=None if grid_hw is None else (min(grid_hw[0], own_grid_hw[0]), min(grid_hw[1], own_grid_hw[1])),
             taps=len(detector.backbone.taps),
             embed_dim=detector.backbone.embed_dim,
         )
-        self._mirror = mirror
-        settings = f"{detector.config.model_dump_json()} {self.layout} {SURE}{' mirror' if mirror else ''}"
+        self._tiles = tiles
+        settings = f"{detector.config.model_dump_json()} {self.layout} {SURE}{f' {TILED} {DETAIL}' if tiles else ''}"
         self.digest = weights_digest(detector.state_dict(), settings=settings)
         self.device = device
-
-    @property
-    def input_hw(self) -> tuple[int, int]:
-        """Pixels."""
-        return self.detector.config.backbone.input_hw
 
     def rows(self, batch: DistilBatch) -> Tensor:
         """See `Answering.rows`.
@@ -141,14 +146,16 @@ class Teacher:
 
     def _answer(self, images: Tensor, text: Tensor | None) -> Tensor:
         detector = self.detector
-        tokens = detector.tokens(images)
+        input_hw = detector.config.backbone.input_hw
+        whole = shrink(images, input_hw) if self._tiles else images
+        tokens = detector.tokens(whole)
         prompts = detector.head.prompt_vectors(text) if text is not None else None
-        maps, scores = detector.answer(images, prompts, tokens=tokens)
-        if self._mirror:
-            mirrored, their_scores = detector.answer(images.flip(2), prompts)
-            maps = (maps + mirrored.flip(2)) / 2
-            of_map = detector.head.score_from_map
-            scores = anomaly_score(maps, detector.config.score) if of_map else (scores + their_scores) / 2
+        maps, scores = detector.answer(whole, prompts, tokens=tokens)
+        if self._tiles:
+            tiles = tiled(images, input_hw, lambda tile: _logit(detector.answer(tile, prompts)[0]))
+            maps = with_details(_logit(_enlarge(maps, self.layout.map_hw)), tiles).sigmoid()
+            if detector.head.score_from_map:
+                scores = anomaly_score(maps, detector.config.score)
         kept = F.adaptive_avg_pool2d(maps.unsqueeze(1), self.layout.map_hw)
         parts = [_logit(scores).unsqueeze(1), _logit(kept).flatten(1)]
         if self.layout.features_hw is not None:
@@ -218,6 +225,55 @@ def _some_of(batch: DistilBatch, indices: list[int]) -> DistilBatch:
         return value[indices] if isinstance(value, Tensor) else [value[index] for index in indices]
 
     return DistilBatch(**{name: chosen(value) for name, value in vars(batch).items()})
+
+
+def shrink(images: Tensor, hw: tuple[int, int]) -> Tensor:
+    """uint8 [B, H, W, 3] -> [B, h, w, 3], by averaging areas."""
+    pixels = F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), hw)
+    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def tiled(images: Tensor, hw: tuple[int, int], answer: Callable[[Tensor], Tensor]) -> Tensor:
+    """The maps of the four corners of size `hw`, put together; where tiles overlap, their mean.
+
+    Args:
+        images: uint8 [B, H, W, 3], `TILED` times as large as `hw`.
+        hw: pixels.
+        answer: a tile, uint8 [B, *hw, 3], -> its map, float32 [B, h, w].
+
+    Returns:
+        float32 [B, H / `MAP_STRIDE`, W / `MAP_STRIDE`].
+    """
+    height, width = (side // MAP_STRIDE for side in images.shape[1:3])
+    total = torch.zeros(len(images), height, width, device=images.device)
+    count = torch.zeros(height, width, device=images.device)
+    for top in (0, images.shape[1] - hw[0]):
+        for left in (0, images.shape[2] - hw[1]):
+            tile = answer(images[:, top : top + hw[0], left : left + hw[1]].contiguous())
+            there = (
+                slice(top // MAP_STRIDE, (top + hw[0]) // MAP_STRIDE),
+                slice(left // MAP_STRIDE, (left + hw[1]) // MAP_STRIDE),
+            )
+            count[there] += 1
+            total[:, *there] += _enlarge(tile, tuple(count[there].shape))
+    return total / count
+
+
+def with_details(whole: Tensor, tiles: Tensor) -> Tensor:
+    """Adds half of what the tiles' map says in addition, without its low frequencies: these need the whole image.
+
+    Args:
+        whole: map of the whole image, logits [B, H, W].
+        tiles: map of its tiles, the same.
+    """
+    more = (tiles - whole) / 2
+    width = round(DETAIL * whole.shape[-1]) | 1
+    return whole + more - F.avg_pool2d(more, width, stride=1, padding=width // 2, count_include_pad=False)
+
+
+def _enlarge(maps: Tensor, hw: tuple[int, ...]) -> Tensor:
+    """[B, H, W] -> [B, h, w]."""
+    return F.interpolate(maps.unsqueeze(1), hw, mode="bilinear", align_corners=False)[:, 0]
 
 
 def on_grid(patches: Tensor, grid_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> Tensor:

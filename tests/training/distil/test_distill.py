@@ -248,11 +248,11 @@ def test_a_published_file_can_be_the_teacher(data, tmp_path, method, write, inpu
     args = parser().parse_args([*flags, "--data", "a", "--out", "b", "--trainable-blocks", "12"])
     checkpoint, file = load_teacher(args, read_distil_config(args))
     teacher = Teacher(checkpoint.detector, texts(), grid_hw=(4, 6), device=torch.device("cpu"))
-    assert (file.name, teacher.input_hw) == ("p.pth", input_hw)
+    assert (file.name, teacher.image_hw) == ("p.pth", input_hw)
     config = distil_config(data, tmp_path / "out", optimisation={"epochs": 1, "steps_per_epoch": 1})
     objective = small_distiller(config, teacher)[0]._objective
     pictures = small_pictures(config)
-    pictures._teachers_hw = teacher.input_hw
+    pictures._teachers_hw = teacher.image_hw
     batch = collate_distil([pictures[index] for index in range(2)])
     assert torch.isfinite(objective.terms(batch, objective.counts(batch))["total"])
 

@@ -10,8 +10,9 @@ torch = pytest.importorskip("torch")
 
 from small_distillation import TEACHERS_HW, distil_config, small_pictures, small_teacher, texts
 
+from zsad_core.errors import ConfigError
 from zsad_training.distil import DistilBatch, KeptAnswers, Layout, Teacher, collate_distil
-from zsad_training.distil.teacher import on_grid
+from zsad_training.distil.teacher import on_grid, shrink, tiled, with_details
 from zsad_training.run import stacked_text
 
 LAYOUT = Layout(map_hw=(2, 3), features_hw=(2, 2), taps=2, embed_dim=3)
@@ -53,18 +54,54 @@ def of_products(batch: DistilBatch, *products: str) -> DistilBatch:
 
 
 @pytest.mark.parametrize("method", ["ava_dino", "visualad"])
-def test_a_mirrored_teacher_answers_an_image_and_its_mirror_image_alike(config, batch, method):
+def test_a_teacher_with_tiles_adds_their_details_to_the_map_of_the_whole_image(config, batch, method):
     plain = small_teacher(config, method)
-    teacher = Teacher(plain.detector, texts(), grid_hw=None, device=plain.device, mirror=True)
+    input_hw = plain.image_hw
+    teacher = Teacher(plain.detector, texts(), grid_hw=None, device=plain.device, tiles=True)
+    assert teacher.image_hw == (input_hw[0] * 3 // 2, input_hw[1] * 3 // 2)
     assert teacher.digest != Teacher(plain.detector, texts(), grid_hw=None, device=plain.device).digest
-    mirror = DistilBatch(**vars(batch) | {"teachers_images_bgr": batch.teachers_images_bgr.flip(2)})
-    first, second = (teacher.layout.unpack(teacher.rows(one)) for one in (batch, mirror))
-    torch.testing.assert_close(first.map_logits, second.map_logits.flip(2), atol=5e-3, rtol=0)
-    torch.testing.assert_close(first.score_logits, second.score_logits, atol=5e-3, rtol=0)
-    single, other = (plain.layout.unpack(plain.rows(one)) for one in (batch, mirror))
-    assert not torch.allclose(single.map_logits, other.map_logits.flip(2), atol=5e-3)
-    mean = (torch.sigmoid(single.map_logits) + torch.sigmoid(other.map_logits).flip(2)) / 2
-    torch.testing.assert_close(torch.sigmoid(first.map_logits), mean, atol=2e-3, rtol=0)
+    large = torch.nn.functional.interpolate(
+        batch.teachers_images_bgr.permute(0, 3, 1, 2).float(), teacher.image_hw, mode="bilinear"
+    )
+    images = large.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    answers = teacher.layout.unpack(teacher.rows(DistilBatch(**vars(batch) | {"teachers_images_bgr": images})))
+    text = stacked_text(texts(), batch.products, torch.device("cpu")) if method != "visualad" else None
+    with torch.no_grad():
+        whole = plain.detector.predict(shrink(images, input_hw), text)[0]
+        parts = tiled(images, input_hw, lambda tile: torch.logit(plain.detector.predict(tile, text)[0]))
+    whole = torch.nn.functional.interpolate(whole[:, None], teacher.layout.map_hw, mode="bilinear")[:, 0]
+    expected = with_details(torch.logit(whole), parts)
+    torch.testing.assert_close(answers.map_logits.sigmoid(), expected.sigmoid(), atol=2e-3, rtol=0)
+
+
+def test_tiles_cover_the_image_and_their_overlaps_are_averaged():
+    images = torch.zeros(1, 96, 96, 3, dtype=torch.uint8)
+    images[0, :32, :32] = 1  # only the first tile sees it
+    images[0, 40:56, 40:56] = 4  # all tiles see it
+    seen = tiled(images, (64, 64), lambda tile: tile[..., 0].float())
+    torch.testing.assert_close(seen, images[..., 0].float()[:, 1::4, 1::4])
+    marked = iter([1.0, 3.0, 5.0, 7.0])
+    seen = tiled(images, (64, 64), lambda tile: torch.full((1, 16, 16), next(marked)))[0]
+    assert (seen[0, 0], seen[0, 12], seen[12, 12], seen[23, 23]) == (1, 2, 4, 7)
+
+
+def test_details_have_no_low_frequencies():
+    whole = torch.linspace(-3, 3, 40).expand(1, 40, 40)
+    torch.testing.assert_close(with_details(whole, whole + 2.0), whole)
+    tiles = whole.clone()
+    tiles[0, 20, 20] += 9.0
+    detailed = with_details(whole, tiles)
+    assert detailed[0, 20, 20] > whole[0, 20, 20] + 4.0
+    assert (detailed - whole).mean().abs() < 1e-4
+
+
+def test_tiles_need_an_even_input_size(config):
+    plain = small_teacher(config, "visualad")
+    plain.detector.config = plain.detector.config.model_copy(
+        update={"backbone": plain.detector.config.backbone.model_copy(update={"input_hw": (63, 64)})}
+    )
+    with pytest.raises(ConfigError, match=r"distillation.tiles: .* \[63, 64\] must be even"):
+        Teacher(plain.detector, texts(), grid_hw=None, device=plain.device, tiles=True)
 
 
 @pytest.mark.parametrize("method", ["ava_dino", "ad_dinov3", "visualad"])

@@ -44,7 +44,7 @@ def test_dry_run_prints_commands_that_the_commands_accept(
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     kinds = [Path(words[1]).stem for words in commands]
     conversion = ["evaluate", "export", "features"]
-    assert kinds == ["train", "distill", "train", "join", *conversion, *conversion]
+    assert kinds == ["train", "distill", "join", *conversion, *conversion]
     for kind, words in zip(kinds, commands, strict=True):
         if kind == "train":
             assert read_config(train_parser().parse_args(words[2:])).optimisation.steps_per_epoch == (
@@ -139,8 +139,8 @@ def test_other_weights_start_the_steps_that_use_them_from_nothing(chain: tuple[l
     lite0.write_text("other weights")
     commands.ran.clear()
     run(steps, state, "data", commands.execute)
-    assert commands.ran == [steps[1].name, *(step.name for step in steps[3:])]  # only the ViTs do not use them
-    assert [path.exists() for path in left] == [True, False, True, *[False] * (len(left) - 3)]
+    assert commands.ran == [step.name for step in steps[1:]]  # only the ViT does not use them
+    assert [path.exists() for path in left] == [True, *[False] * (len(left) - 1)]
 
 
 def test_the_table_is_that_of_the_readme() -> None:
