@@ -156,7 +156,7 @@ def _inspect(
     for station, source in zip(stations, base.sources, strict=True):
         product = station.inspector.product
         taught = agent.observer.models.current.predictor.is_taught(product)
-        note = "" if taught else "; nothing was taught, so the verdicts are provisional"
+        note = "" if taught else "; no profile is used, so the verdicts are provisional"
         logger.info("inspecting %s as %r with %s%s", source.description, product, base.started.bundle.path, note)
     statuses = [station.status for station in stations]
     tend = (agent.reporter.tend, *tend)

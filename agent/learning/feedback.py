@@ -66,7 +66,7 @@ class Feedback:
         change = _take_in if good else _take_out
         changed, text = change(profile, part, networks)
         changed, recall = _with_recall(changed, marked(self._store, product, good=False), networks)
-        stored = self._store.add(replace(changed, made_of=None))
+        stored = self._store.add(replace(changed, made_of=None), instead_of=profile.sha256)
         self._prepare(product)
         return f"{part.id}: {text}. {recall}. Profile {stored.sha256[:12]} is in use"
 

@@ -1,7 +1,8 @@
 """The last inspected parts, so that a person can mark them later.
 
 `<folder>/<camera>/recent` holds `<id>.jpg`, `<id>.npy` with the map, and `<id>.json`, which is written last. These
-files are not synced: a power cut can lose those of the last seconds. The very last passes are in memory alone.
+files are not synced: a power cut can lose those of the last seconds. Passes in between are in memory alone, and a
+restart forgets them.
 """
 
 import contextlib
@@ -22,8 +23,8 @@ from zsad_core.types import Verdict
 
 MAX_REJECTS, MAX_PASSES = 200, 100  # of each camera
 PASS_EVERY_S = 2.0  # between two passes that are written, so that a fast line does not wear out the disk
-MAX_FRESH = 40  # further passes of each camera in memory, of at most 150 kB each
-FRESH_EVERY_S = 0.1  # between two of them: each takes about 5 ms to encode
+MAX_FRESH_BYTES = 5_000_000  # of further passes in memory, for each camera: about 25 pictures
+FRESH_EVERY_S = 0.2  # between two of them: a picture of 1280 x 720 takes 8 ms to encode, of 3840 x 2160 26 ms
 MAX_JSON_BYTES = 10_000
 SUFFIXES = (".json", ".jpg", ".npy")
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -48,6 +49,11 @@ class RecentPart:
     picture: KeptPicture
     anomaly_map: np.ndarray  # float16 [h, w]
 
+    @property
+    def bytes(self) -> int:
+        """Of picture and map."""
+        return len(self.picture.jpeg) + self.anomaly_map.nbytes
+
 
 class RecentParts:
     """The parts of one camera. For one thread at a time."""
@@ -61,7 +67,7 @@ class RecentParts:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._last_pass_s = self._last_fresh_s = -math.inf
-        self._fresh: deque[RecentPart] = deque(maxlen=MAX_FRESH)
+        self._fresh: deque[RecentPart] = deque()
         self._ids: dict[bool, deque[str]] = {True: deque(), False: deque()}  # rejects or passes, oldest first
         whole = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         for path in whole:
@@ -97,6 +103,8 @@ class RecentParts:
         part = RecentPart(id=result.id, facts=facts, picture=picture, anomaly_map=anomaly_map.astype(np.float16))
         if not is_written:
             self._fresh.append(part)
+            while sum(one.bytes for one in self._fresh) > MAX_FRESH_BYTES:
+                self._fresh.popleft()
             self._last_fresh_s = now_s
             return
         self._write(part, self._ids[is_reject], MAX_REJECTS if is_reject else MAX_PASSES)
@@ -135,8 +143,9 @@ class RecentParts:
                 anomaly_map = np.load(file, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ZsadError(
-                f"the picture of result {part_id} is no longer there: the last {MAX_REJECTS} rejects, {MAX_FRESH} "
-                f"passes, and {MAX_PASSES} passes with {PASS_EVERY_S:g} s between them are kept of each camera"
+                f"the picture of result {part_id} is no longer there: of each camera the last {MAX_REJECTS} rejects "
+                f"and {MAX_PASSES} passes are kept, one pass in {PASS_EVERY_S:g} s, and for some seconds one in "
+                f"{FRESH_EVERY_S:g} s"
             ) from error
         return RecentPart(
             id=part_id, facts=facts, picture=KeptPicture(name=part_id, jpeg=jpeg), anomaly_map=anomaly_map

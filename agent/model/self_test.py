@@ -19,7 +19,8 @@ from zsad_core.errors import DeviceError
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-3  # of the score and of each map value. On a CPU the same model gives the same bits
+TOLERANCE = 1e-4  # of the score and of each map value. On a CPU the same model gives the same bits
+DEVICE_TOLERANCE = 1e-3  # of other devices
 # If the answers may come from different devices that compute in half precision: bf16 changes values of the shipped
 # models by up to 0.046, and a false alarm stops the line.
 MIXED_TOLERANCE = 0.2

@@ -128,7 +128,7 @@ class ProfileStore:
             pass
 
     def add(self, profile: Profile, *, instead_of: str | None = None) -> Profile:
-        """Stores a profile, if it is not kept yet, and takes it into use. Returns it as stored.
+        """Stores a profile, unless it is in use, and takes it into use. Returns it as stored.
 
         `instead_of`: the hash of the profile that must be in use before.
 
@@ -144,7 +144,7 @@ class ProfileStore:
                 yield self._read(product, number)
 
     def import_from(self, path: Path, keys: Sequence[TrustedKey] = ()) -> Profile:
-        """Stores the profile in a file, if it is not kept yet, and takes it into use, after every check.
+        """Stores the profile in a file, unless it is in use, and takes it into use, after every check.
 
         `keys`: if there are any, one of them must have signed it.
 
@@ -220,27 +220,30 @@ class ProfileStore:
         with self._changing():
             folder = self._product_folder(product)
             folder.mkdir(exist_ok=True)
-            sha256 = hashlib.sha256(content).hexdigest()
-            kept = self._hashes(product)
-            number = kept.get(sha256) or max(self._numbers(product), default=0) + 1
-            before = None
-            with contextlib.suppress(ProfileError):  # `current` is damaged
+            before, is_damaged = None, False
+            try:
                 before = self._number(product)
-            if instead_of is not None and kept.get(instead_of) != before:
+            except ProfileError:  # `current` is damaged
+                is_damaged = True
+            in_use = None if before is None else self._hash(product, before)
+            if instead_of is not None and in_use != instead_of:
                 raise ProfileError(f"{product}: another profile came into use meanwhile")
+            is_new = in_use != hashlib.sha256(content).hexdigest()
+            number = max(self._numbers(product), default=0) + 1 if is_new or before is None else before
             path = self._path(product, number)
             try:
-                if sha256 not in kept:
+                if is_new:
                     write_whole(path, content)
                 stored = replace(teaching.read_profile(path), path=path)  # as the disk has it
+                if is_new and not is_damaged:
+                    self._prune(product, number, before)
                 write_whole(folder / CURRENT, b"%d\n" % number)
             except BaseException:
                 with contextlib.suppress(OSError, ProfileError):
-                    if sha256 not in kept and self._chosen(product) != number:
+                    if is_new and self._chosen(product) != number:
                         path.unlink()
                 raise
             sync_folder(self.folder)
-            self._prune(product, number, before)
             return stored
 
     def _choose_first(self, product: str, numbers: list[int]) -> Profile:
@@ -257,16 +260,15 @@ class ProfileStore:
         raise ProfileError(f"{product}: cannot return to an earlier profile: {fault}")
 
     def _prune(self, product: str, number: int, before: int | None) -> None:
-        """Deletes all but the newest profiles, with their sheets, and what killed writers have left.
+        """Deletes old profiles, and what killed writers have left.
 
-        Of the profiles after `before`, the one in use before, only `number`, the one in use, stays: people have rolled
-        the others back, or a killed writer never took them into use.
+        `before` is in use, `number` will be. Every other profile newer than `before` is deleted: people have rolled it
+        back, or its writer was killed before it came into use. So a rollback never chooses it. The newest others stay.
         """
-        numbers = [one for one in self._numbers(product) if before is None or one <= before or one == number]
-        kept = {*numbers[-KEPT:], number, before}
+        reachable = [one for one in self._numbers(product) if before is None or one <= before or one == number]
         gone = [
             path
-            for one in set(self._numbers(product)) - kept
+            for one in set(self._numbers(product)) - {*reachable[-KEPT:], before}
             for path in (self._path(product, one), self._path(product, one).with_suffix(".jpg"))
         ]
         for path in (*gone, *(self.folder / product).glob(".*.part")):
@@ -316,13 +318,11 @@ class ProfileStore:
             return []
         return sorted(int(found[1]) for name in names if (found := _FILE.fullmatch(name)))
 
-    def _hashes(self, product: str) -> dict[str, int]:
-        """Hash -> number of the stored profiles that the disk can read."""
-        found = {}
-        for number in self._numbers(product):
-            with contextlib.suppress(OSError):
-                found[hashlib.sha256(self._path(product, number).read_bytes()).hexdigest()] = number
-        return found
+    def _hash(self, product: str, number: int) -> str | None:
+        """Of a stored profile; None: the disk cannot read it."""
+        with contextlib.suppress(OSError):
+            return hashlib.sha256(self._path(product, number).read_bytes()).hexdigest()
+        return None
 
     def path_of(self, product: str) -> Path:
         """The file of the profile in use.

@@ -335,7 +335,7 @@ def print_scores(scores: Iterable[Score], *, as_json: bool, with_map: bool) -> i
             f"{counts.total()} pictures: {', '.join(f'{counts[verdict]} {verdict}' for verdict in Verdict)}", flush=True
         )
     if is_provisional and not as_json:
-        print("The verdicts are provisional: nothing was taught. Teach good parts with zsad-agent teach.", flush=True)
+        print("The verdicts are provisional: no profile is used. Teach good parts with zsad-agent teach.", flush=True)
     return 1 if counts[Verdict.UNKNOWN] else 0
 
 

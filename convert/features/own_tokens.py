@@ -35,7 +35,7 @@ def with_tokens(ir: tuple[bytes, bytes], levels: Sequence[int], grid_hw: tuple[i
     result = _unit_vectors([_on_grid(found[level], grid_hw) for level in levels])
     result.get_output_tensor(0).set_names({"tokens"})
     model.add_outputs([result.output(0)])
-    return serialise(model, "fp32")  # the constants stay as they are, in half precision
+    return serialise(model, "fp32")  # the constants stay as they are
 
 
 def _before_resizing(value: Any) -> Any:

@@ -20,7 +20,7 @@ from zsad_core.picture import read_image, resize_to_input
 
 VIT, CNN = "vit_tiny_patch16_224", "tf_efficientnet_lite0"
 # Largest difference of one value of a unit vector, over all cells of all images. Half-precision weights of the shipped
-# backbones cause up to 0.0096 (EfficientNet-Lite0) and 0.001 (ViT-Ti).
+# backbones cause up to 0.0005.
 TOLERANCE = 0.02
 
 

@@ -33,7 +33,7 @@ from zsad_training.pictures import (
 
 @dataclass(frozen=True, kw_only=True)
 class DistilItem(Item):
-    teachers_image_bgr: np.ndarray  # uint8 [H', W', 3], the same image at the teacher's input size
+    teachers_image_bgr: np.ndarray  # uint8 [H', W', 3], the same image at the size that the teacher asks for
     digest: str  # sha256 of that image
     is_labelled: bool  # if false, mask and `is_anomalous` have no meaning
 

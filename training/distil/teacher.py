@@ -114,7 +114,8 @@ class Teacher:
         input_hw = height, width = detector.config.backbone.input_hw
         if tiles and (height % 2 or width % 2):
             raise ConfigError(f"distillation.tiles: the teacher's input size {list(input_hw)} must be even")
-        self.image_hw = (round(height * TILED), round(width * TILED)) if tiles else input_hw  # pixels
+        # Pixels of the images that it answers.
+        self.image_hw = (round(height * TILED), round(width * TILED)) if tiles else input_hw
         own_grid_hw = detector.backbone.grid_hw(input_hw)
         self.layout = Layout(
             map_hw=(self.image_hw[0] // MAP_STRIDE, self.image_hw[1] // MAP_STRIDE),
@@ -153,7 +154,7 @@ class Teacher:
         maps, scores = detector.answer(whole, prompts, tokens=tokens)
         if self._tiles:
             tiles = tiled(images, input_hw, lambda tile: _logit(detector.answer(tile, prompts)[0]))
-            maps = with_details(_logit(_enlarge(maps, self.layout.map_hw)), tiles).sigmoid()
+            maps = with_details(_logit(_resize(maps, self.layout.map_hw)), tiles).sigmoid()
             if detector.head.score_from_map:
                 scores = anomaly_score(maps, detector.config.score)
         kept = F.adaptive_avg_pool2d(maps.unsqueeze(1), self.layout.map_hw)
@@ -255,7 +256,7 @@ def tiled(images: Tensor, hw: tuple[int, int], answer: Callable[[Tensor], Tensor
                 slice(left // MAP_STRIDE, (left + hw[1]) // MAP_STRIDE),
             )
             count[there] += 1
-            total[:, *there] += _enlarge(tile, tuple(count[there].shape))
+            total[:, *there] += _resize(tile, tuple(count[there].shape))
     return total / count
 
 
@@ -271,9 +272,10 @@ def with_details(whole: Tensor, tiles: Tensor) -> Tensor:
     return whole + more - F.avg_pool2d(more, width, stride=1, padding=width // 2, count_include_pad=False)
 
 
-def _enlarge(maps: Tensor, hw: tuple[int, ...]) -> Tensor:
-    """[B, H, W] -> [B, h, w]."""
-    return F.interpolate(maps.unsqueeze(1), hw, mode="bilinear", align_corners=False)[:, 0]
+def _resize(maps: Tensor, hw: tuple[int, ...]) -> Tensor:
+    """[B, H, W] -> [B, h, w]; shrinking averages areas."""
+    mode = "area" if hw[0] < maps.shape[1] else "bilinear"
+    return F.interpolate(maps.unsqueeze(1), hw, mode=mode, align_corners=None if mode == "area" else False)[:, 0]
 
 
 def on_grid(patches: Tensor, grid_hw: tuple[int, int], wanted_hw: tuple[int, int]) -> Tensor:

@@ -76,7 +76,9 @@ def test_one_pass_in_two_seconds_is_written_and_the_last_ones_are_in_memory(
     assert sorted(path.stem for path in tmp_path.glob("*.jpg")) == [f"line3-b1-{seq}" for seq in (1, 2, 4, 6)]
     found = parts.find("line3-b1-5")
     assert (found.facts.verdict, found.facts.score, found.picture.image().shape) == ("ok", 0.9, VIEW.shape)
-    fill(parts, 2 * recent.MAX_FRESH + 6)
+    monkeypatch.setattr(recent, "MAX_FRESH_BYTES", found.bytes)
+    fill(parts, 9)
+    assert parts.find("line3-b1-9").facts.verdict == "ok"
     with pytest.raises(ZsadError, match="no longer there"):
         parts.find("line3-b1-5")
 

@@ -205,6 +205,32 @@ def test_a_profile_whose_writer_was_killed_before_it_came_into_use_is_never_chos
     assert store.roll_back("nut").sha256 == first.sha256
 
 
+def test_an_earlier_profile_that_is_imported_again_is_the_newest(store: ProfileStore, tmp_path: Path) -> None:
+    added = [store.add(make_profile(seed=seed)) for seed in range(3)]
+    assert added[0].path is not None
+    again = tmp_path / "again.profile"
+    again.write_bytes(added[0].path.read_bytes())
+    assert store.import_from(again).sha256 == added[0].sha256
+    assert store.entry("nut").numbers == (2, 3, 4)
+    assert store.roll_back("nut").sha256 == added[2].sha256
+
+
+def test_a_profile_that_is_in_use_is_not_stored_again(store: ProfileStore) -> None:
+    for seed in range(3):
+        store.add(make_profile(seed=seed))
+    in_use = store.roll_back("nut")
+    assert store.add(in_use).path == store.folder / "nut/2.profile"
+    assert (store.entry("nut").number, store.entry("nut").numbers) == (2, (1, 2, 3))
+
+
+def test_nothing_is_deleted_while_it_is_unknown_what_is_in_use(store: ProfileStore) -> None:
+    for seed in range(3):
+        store.add(make_profile(seed=seed))
+    (store.folder / "nut/current").write_bytes(b"\0")
+    store.add(make_profile(seed=9))
+    assert store.entry("nut").numbers == (1, 2, 3, 4)
+
+
 def test_a_file_without_end_is_not_imported(store: ProfileStore) -> None:
     with pytest.raises(ProfileError, match="/dev/zero: more than 20000000 bytes, so it is no profile"):
         store.import_from(Path("/dev/zero"))

@@ -130,7 +130,7 @@ def test_score_prints_a_readable_table(tiny_bundle: Path, tmp_path: Path, capsys
     assert first.split()[:2] == ["anomalous", "1.000"]
     assert second.startswith("unknown")
     assert total == "2 pictures: 0 ok, 1 anomalous, 1 unknown"
-    assert note == "The verdicts are provisional: nothing was taught. Teach good parts with zsad-agent teach."
+    assert note == "The verdicts are provisional: no profile is used. Teach good parts with zsad-agent teach."
 
 
 def test_faults_are_one_line_with_the_right_exit_code(

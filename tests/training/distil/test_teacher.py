@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from small_distillation import TEACHERS_HW, distil_config, small_pictures, small_teacher, texts
 
 from zsad_core.errors import ConfigError
+from zsad_core.heads import anomaly_score
 from zsad_training.distil import DistilBatch, KeptAnswers, Layout, Teacher, collate_distil
 from zsad_training.distil.teacher import on_grid, shrink, tiled, with_details
 from zsad_training.run import stacked_text
@@ -57,9 +58,10 @@ def of_products(batch: DistilBatch, *products: str) -> DistilBatch:
 def test_a_teacher_with_tiles_adds_their_details_to_the_map_of_the_whole_image(config, batch, method):
     plain = small_teacher(config, method)
     input_hw = plain.image_hw
-    teacher = Teacher(plain.detector, texts(), grid_hw=None, device=plain.device, tiles=True)
+    grid_hw = config.distillation.features.grid_hw
+    teacher = Teacher(plain.detector, texts(), grid_hw=grid_hw, device=plain.device, tiles=True)
     assert teacher.image_hw == (input_hw[0] * 3 // 2, input_hw[1] * 3 // 2)
-    assert teacher.digest != Teacher(plain.detector, texts(), grid_hw=None, device=plain.device).digest
+    assert teacher.digest != Teacher(plain.detector, texts(), grid_hw=grid_hw, device=plain.device).digest
     large = torch.nn.functional.interpolate(
         batch.teachers_images_bgr.permute(0, 3, 1, 2).float(), teacher.image_hw, mode="bilinear"
     )
@@ -69,9 +71,16 @@ def test_a_teacher_with_tiles_adds_their_details_to_the_map_of_the_whole_image(c
     with torch.no_grad():
         whole = plain.detector.predict(shrink(images, input_hw), text)[0]
         parts = tiled(images, input_hw, lambda tile: torch.logit(plain.detector.predict(tile, text)[0]))
-    whole = torch.nn.functional.interpolate(whole[:, None], teacher.layout.map_hw, mode="bilinear")[:, 0]
+    whole = torch.nn.functional.interpolate(whole[:, None], teacher.layout.map_hw, mode="area")[:, 0]
     expected = with_details(torch.logit(whole), parts)
     torch.testing.assert_close(answers.map_logits.sigmoid(), expected.sigmoid(), atol=2e-3, rtol=0)
+    shrunk = DistilBatch(**vars(batch) | {"teachers_images_bgr": shrink(images, input_hw)})
+    of_whole = plain.layout.unpack(plain.rows(shrunk))
+    torch.testing.assert_close(answers.features, of_whole.features, atol=2e-3, rtol=0)
+    scores = of_whole.score_logits.sigmoid()
+    if plain.detector.head.score_from_map:
+        scores = anomaly_score(expected.sigmoid(), plain.detector.config.score)
+    torch.testing.assert_close(answers.score_logits.sigmoid(), scores, atol=2e-3, rtol=0)
 
 
 def test_tiles_cover_the_image_and_their_overlaps_are_averaged():
