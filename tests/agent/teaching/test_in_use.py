@@ -211,7 +211,7 @@ def test_the_bundle_before_uses_its_kept_profile_again(line: Line, monkeypatch: 
     line.start().prepare("nut")
     assert (made, line.number()) == (["again"], 2)
     here = line.networks.bundle.sha256
-    for sha256, number in ((OTHER.sha256, 1), (here, 2), (OTHER.sha256, 1)):
+    for sha256, number in ((OTHER.sha256, 3), (here, 4), (OTHER.sha256, 5)):
         line.networks.bundle.sha256 = sha256
         line.start().prepare("nut")
         assert line.number() == number
@@ -221,7 +221,7 @@ def test_the_bundle_before_uses_its_kept_profile_again(line: Line, monkeypatch: 
     line.teach(bundle=OTHER)  # what a person taught since then is made again
     line.networks.bundle.sha256 = here
     line.start().prepare("nut")
-    assert (made, line.number()) == (["again"] * 2, 4)
+    assert (made, line.number()) == (["again"] * 2, 7)
 
 
 def test_a_profile_that_is_made_for_a_bundle_on_trial_is_stored_after_its_probation(line: Line) -> None:
