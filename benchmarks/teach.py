@@ -191,11 +191,12 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def append_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Adds lines to the results file, after ending a line that was cut short."""
+def append_rows(path: Path, rows: Sequence[Row], data_root: Path) -> None:
+    """Adds lines to the results file, after ending a line that was cut short. Paths in reasons start at `data_root`."""
     cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     with path.open("a") as file:
-        file.write("\n" * cut + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.write("\n" * cut + lines.replace(f"{data_root}/", ""))
 
 
 def methods_of(args: argparse.Namespace) -> list[Method]:
@@ -256,7 +257,7 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 1
         for product, setting, methods in missing(products, args, read_rows(args.results)):
-            append_rows(args.results, measure(product, setting, methods, args))
+            append_rows(args.results, measure(product, setting, methods, args), args.data_root)
     rows = read_rows(args.results)
     print(as_markdown(rows))
     return 1 if any("error" in row for row in rows) or not rows else 0

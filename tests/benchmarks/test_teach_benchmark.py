@@ -181,10 +181,12 @@ def test_what_the_file_has_is_not_repeated(product: Product, tmp_path: Path) -> 
         return [(setting.goods, setting.draw, [one.name for one in left]) for _, setting, left in found]
 
     assert todo([]) == [(4, 0, ["a", "b"]), (12, 0, ["a", "b"]), (4, 1, ["a", "b"])]  # all 12 goods are drawn once
-    append_rows(results, [row("a", product=product.name, goods=4), row("b", product=product.name, goods=4, draw=1)])
+    rows = [row("a", product=product.name, goods=4), row("b", product=product.name, goods=4, draw=1)]
+    append_rows(results, [rows[0] | {"refused": f"{tmp_path}/data/a.png: no part"}, rows[1]], tmp_path / "data")
+    assert read_rows(results)[0]["refused"] == "a.png: no part"
     with results.open("a") as file:
         file.write('{"product": "cut sho')
-    append_rows(results, [row("b", product=product.name, goods=12)])
+    append_rows(results, [row("b", product=product.name, goods=12)], tmp_path / "data")
     rows = read_rows(results)
     assert len(rows) == 3
     assert todo(rows) == [(4, 0, ["b"]), (12, 0, ["a"]), (4, 1, ["a"])]
