@@ -118,8 +118,9 @@ def test_a_zeroed_block_of_weights_anywhere_changes_the_answer_to_the_test_pictu
         assert answer_fault(detector._known, good._known, TOLERANCE) is not None
 
 
-def test_known_answer_is_exact_when_compiled_cached_or_with_more_threads(tmp_path: Path) -> None:
-    bundle = load_bundle(SHIPPED / "zsad-tiny")
+@pytest.mark.parametrize("name", ["zsad-tiny", "zsad-small"])
+def test_known_answer_is_exact_when_compiled_cached_or_with_more_threads(tmp_path: Path, name: str) -> None:
+    bundle = load_bundle(SHIPPED / name)
     detectors = [
         Detector(bundle, InferenceConfig(cache_dir=tmp_path / folder, threads=threads))
         for folder, threads in (("a", 1), ("a", 1), ("b", 2))
