@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser_visit import Visit
 from mosquitto_broker import MosquittoBroker
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from station import ROOT, Parts, Station
 
 PICTURES = sorted((ROOT / "demo/teach/test").glob("*.jpg"))  # good and bad ones
@@ -148,6 +148,27 @@ def test_set_up_shows_the_product_in_use(visit: Visit, station: Station) -> None
     product = page.get_by_label("Product", exact=True)
     expect(product.locator("option").nth(1)).to_be_attached()
     expect(product).to_have_value("object")
+
+
+def test_a_late_answer_does_not_replace_the_one_to_a_newer_question(visit: Visit, station: Station) -> None:
+    page, held = visit.page, list[Route]()
+
+    def hold_the_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    page.route("**/api/v1/results?*limit=50*", hold_the_first)
+    page.goto(f"{station.origin}/#lookback")
+    page.get_by_label("Product").fill("nobody has taught this")
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.get_by_text("0 results", exact=True)).to_be_visible()
+    with page.expect_response(lambda answer: "limit=50" in answer.url):
+        held[0].continue_()
+    page.wait_for_timeout(500)
+    expect(page.locator("table.results tbody tr")).to_have_count(0)
+    expect(page.get_by_text("0 results", exact=True)).to_be_visible()
 
 
 def test_page_is_there_within_a_second(visit: Visit, station: Station) -> None:

@@ -143,15 +143,21 @@ export function lookBackPage(main, app) {
   const csv = h("a", { class: "as-button", download: "results.csv" }, t("lookback.csv"));
   const more = button(t("lookback.more"), () => read(false));
   let next = null;
+  let asked = 0;
   const read = (afresh) =>
     attempt(place, async () => {
       const filters = filtersOf(new FormData(form));
+      const mine = (asked += 1);
+      if (afresh) more.hidden = true;
       const found = await api.results({ ...filters, limit: A_PAGE, before: afresh ? null : next });
-      if (afresh) rows.replaceChildren();
-      rows.append(...found.results.map(resultRow));
-      next = found.next;
-      more.hidden = next === null;
-      csv.href = api.csvUrl(filters);
+      if (mine === asked) {
+        // the answer to an older question may come later
+        if (afresh) rows.replaceChildren();
+        rows.append(...found.results.map(resultRow));
+        next = found.next;
+        more.hidden = next === null;
+        csv.href = api.csvUrl(filters);
+      }
       return t("lookback.count", { n: rows.children.length });
     });
   const report = reportPart(app, () => filtersOf(new FormData(form)));

@@ -80,10 +80,13 @@ export function reportPart(app, filters) {
     ],
     "shift",
   );
+  let asked = 0;
   const read = () =>
     attempt(place, async () => {
       const { from, to, camera } = filters();
+      const mine = (asked += 1);
       const found = await api.reports({ from, to, camera, by: by.value });
+      if (mine !== asked) return ""; // a newer question is asked
       const start = from ?? found.rows[0]?.start;
       setText(
         period,
