@@ -20,10 +20,10 @@ def check(soak: Soak, *, rss_growth: float, more_fds: int, p50: tuple[float, flo
         assert after_ms < allowed[0] * before_ms + allowed[1], str(soak)
 
 
-def test_threads_and_files_do_not_grow_in_3000_frames(tmp_path: Path, tiny_bundle: Path) -> None:
+def test_threads_and_files_do_not_grow_in_1000_frames(tmp_path: Path, tiny_bundle: Path) -> None:
     video = write_small_video(tmp_path / "parts.avi")
-    soak = run_soak(tmp_path, tiny_bundle, video, 3000, every_s=0.02)
-    # The run takes two seconds: the bounds are wide, and the spool opens its log only at the first sync.
+    soak = run_soak(tmp_path, tiny_bundle, video, 1000, every_s=0.02)
+    # The run takes a second: the bounds are wide, and the spool opens its log only at the first sync.
     check(soak, rss_growth=0.1, more_fds=2, p50=(3, 20), p99=(5, 500))
 
 

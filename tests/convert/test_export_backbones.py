@@ -10,6 +10,8 @@ from zsad_core.backbones import BackboneConfig, build_backbone
 from zsad_core.model import Detector, DetectorConfig, joined
 from zsad_core.openvino_offline import openvino_core
 
+TAPS = (2, 3)  # blocks of a ViT, or levels of a pyramid; later ones are not computed, and a graph of few converts fast
+
 
 @pytest.mark.parametrize(
     ("name", "input_hw", "smaller_hw"),
@@ -23,7 +25,7 @@ from zsad_core.openvino_offline import openvino_core
 )
 def test_the_graph_gives_torchs_outputs(name, input_hw, smaller_hw):
     torch.manual_seed(0)
-    config = BackboneConfig(name=name, input_hw=input_hw)
+    config = BackboneConfig(name=name, input_hw=input_hw, taps=TAPS)
     settings = DetectorConfig(backbone=config, text_dim=8, hidden_dim=16, smaller_hw=smaller_hw)
     detector = Detector(settings, build_backbone(config)).eval()
     image = torch.randint(0, 256, (1, *input_hw, 3), dtype=torch.uint8)
@@ -41,7 +43,7 @@ def test_the_graph_gives_torchs_outputs(name, input_hw, smaller_hw):
 
 def test_visualads_graph_also_evaluates_smaller_sizes():
     torch.manual_seed(0)
-    config = BackboneConfig(name="vit_tiny_patch16_224", input_hw=(64, 96), bilinear_positions=True)
+    config = BackboneConfig(name="vit_tiny_patch16_224", input_hw=(64, 96), taps=TAPS, bilinear_positions=True)
     settings = DetectorConfig(method="visualad", backbone=config, smaller_hw=((48, 64),))
     detector = Detector(settings, build_backbone(config)).eval()
     image = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
@@ -57,7 +59,7 @@ def test_a_joined_detectors_graph_computes_both():
     torch.manual_seed(0)
     detectors = []
     for name, input_hw in (("vit_tiny_patch16_224", (64, 96)), ("tf_efficientnet_lite0", (48, 64))):
-        config = BackboneConfig(name=name, input_hw=input_hw)
+        config = BackboneConfig(name=name, input_hw=input_hw, taps=TAPS)
         settings = DetectorConfig(backbone=config, text_dim=8, hidden_dim=16, map_stride=4)
         detectors.append(Detector(settings, build_backbone(config)).eval())
     image, text = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8), torch.randn(1, 8, 2)

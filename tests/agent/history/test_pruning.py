@@ -155,8 +155,8 @@ def test_nearly_full_disk_keeps_the_newest_results_and_is_stated(
 
 def test_nearly_full_disk_leaves_a_small_history_alone(tmp_path: Path) -> None:
     with HistoryStore(tmp_path / "h", disk_free=lambda folder: 10_000_000) as history:
-        for seq in range(300):
-            put(history, [make_result(seq)])
+        for seq in range(0, 300, 30):
+            put(history, [make_result(seq + place) for place in range(30)])
         assert len(ids(history)) == 300
 
 

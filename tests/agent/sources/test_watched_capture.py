@@ -196,10 +196,10 @@ def test_receipts_are_settled_while_paused_and_while_the_next_picture_is_not_due
 def test_receipts_are_settled_on_the_thread_of_the_source(
     tmp_path: Path, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    goes_on = hang(monkeypatch, "rename")
+    write_picture(tmp_path / "a.png", 10)  # it renames the file too
     watched = watch(stale_after_s=0.3)
-    write_picture(tmp_path / "a.png", 10)
     item = watched.get()
+    goes_on = hang(monkeypatch, "rename")
     started_s = time.monotonic()
     settle(item)
     assert time.monotonic() - started_s < 20  # the folder hangs for 60 s

@@ -351,6 +351,7 @@ def test_the_command_line_distils_and_a_second_call_repeats_the_table(data, tmp_
     assert (tmp_path / "out" / "teacher.json").stat().st_mtime_ns == measured
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("started_by", STARTED_BY)
 def test_two_processes_give_the_same_student_as_one(data, tmp_path, started_by):
     save_checkpoint(tmp_path / "teacher.safetensors", small_detector((64, 64)), texts(), record())
