@@ -183,6 +183,24 @@ def tail_limit(scores: np.ndarray, count: int) -> float:
     return float(middle + step * np.log(max(1.0, 0.5 * count)))
 
 
+def likely_good(
+    goods: Mapping[str, Sequence[float]], found: Mapping[str, list[float]], left_out: list[LeftOut]
+) -> dict[str, list[float]]:
+    """Of the scores of doubtful parts those that the goods explain.
+
+    Args:
+        goods: of each good part its scores in z, the last one counts.
+        found: the same of doubtful parts.
+        left_out: receives the other ones with the reason.
+    """
+    limit = tail_limit(np.array([of[-1] for of in goods.values()]), len(goods) + len(found))
+    for name, of in sorted(found.items(), key=lambda entry: -entry[1][-1]):
+        if of[-1] > limit:
+            reason = f"may be defective: its score of {of[-1]:.1f} is above {limit:.1f}, which good parts explain"
+            left_out.append(LeftOut(name=name, reason=reason, score=of[-1]))
+    return {name: of for name, of in found.items() if of[-1] <= limit}
+
+
 def stand_apart(scores: np.ndarray, most: int) -> dict[int, float]:
     """Place -> times the median, of at most `most` scores that are far above the median and stand apart from the rest.
 

@@ -19,7 +19,7 @@ from zsad_agent.model import FeatureNetworks, Predictor
 from zsad_agent.teaching.goods import MOST_OUTLIERS, token_distances
 from zsad_core.bundle import GENERIC_PRODUCT, FeatureScale
 from zsad_core.errors import DeviceError, ImageError, ProductError, ZsadError
-from zsad_core.memory import FLOOR, fuse, top_mean
+from zsad_core.memory import FLOOR, Spread, fuse, top_mean
 from zsad_core.openvino_offline import import_openvino, openvino_core
 from zsad_core.part import Located, PartModel, part_models
 
@@ -40,6 +40,7 @@ MEDIAN_NOISE = 0.1  # in z: medians that differ by less say nothing
 LEAST_FOR_SLOPE = 8  # goods
 
 QUARTILE = 0.25  # of the map, for `foreign`
+MOST_WIDENED = 2.0  # times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,6 +354,32 @@ class ZMaps:
     def quartile(self, name: str) -> float:
         """The lower quartile of a scale's map: high where nothing of the picture is as taught."""
         return float(np.quantile(self.scales[name], QUARTILE))
+
+
+def balanced(
+    spreads: Mapping[str, Spread], distances: Mapping[str, np.ndarray], judged: np.ndarray
+) -> dict[str, Spread]:
+    """The spreads with which good parts score no higher on the first scale than on the mean of the others.
+
+    The first scale counts alone, too. Where it is higher on good parts it would outvote scales that see defects better,
+    so its deviation is made larger.
+
+    Args:
+        spreads: by scale, in the bundle's order.
+        distances: scale -> float32 [K, grid], leave-one-out.
+        judged: bool [K, grid], False where a value does not count.
+    """
+    usual = {
+        name: float(
+            np.median([top_mean(z, ~counted) for z, counted in zip(spread.z(distances[name]), judged, strict=True)])
+        )
+        for name, spread in spreads.items()
+    }
+    first, *others = usual
+    if not others or usual[first] <= (wanted := float(np.mean([usual[name] for name in others]))):
+        return dict(spreads)
+    times = usual[first] / max(wanted, usual[first] / MOST_WIDENED)
+    return {**spreads, first: replace(spreads[first], deviation=times * spreads[first].deviation)}
 
 
 def backgrounds(fusion: Fusion, goods: Sequence[ZMaps], ignored: np.ndarray | None) -> list[float]:

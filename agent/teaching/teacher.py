@@ -20,15 +20,24 @@ from zsad_agent.teaching.goods import (
     check_number,
     find_strangers,
     find_suspects,
+    likely_good,
     read,
     screen,
     set_by_one,
     smaller_group,
     stand_apart,
-    tail_limit,
     token_distances,
 )
-from zsad_agent.teaching.observe import Fusion, Observed, Observer, ZMaps, backgrounds, choose_part, scales_for
+from zsad_agent.teaching.observe import (
+    Fusion,
+    Observed,
+    Observer,
+    ZMaps,
+    backgrounds,
+    balanced,
+    choose_part,
+    scales_for,
+)
 from zsad_agent.teaching.profile import MAX_GOODS, KeptPicture, Level, Profile, Recall, ScaleMemory
 from zsad_core.errors import ImageError, ZsadError
 from zsad_core.memory import Promise, Spread, coresets, promise, to_unit
@@ -374,19 +383,7 @@ def _score_goods(
     else:
         scores, apart = scores | others, task.apart
     unsure = reader.scores(dict(reader.read(doubtful, "checking doubtful parts")), levels)
-    return scores | _likely_good(task, scores, unsure), whole, apart
-
-
-def _likely_good(
-    task: _Task, goods: Mapping[str, Sequence[float]], found: Mapping[str, list[float]]
-) -> dict[str, list[float]]:
-    """Of the scores of doubtful parts those that the goods explain. The other parts are left out."""
-    limit = tail_limit(np.array([of[-1] for of in goods.values()]), len(goods) + len(found))
-    for name, of in sorted(found.items(), key=lambda entry: -entry[1][-1]):
-        if of[-1] > limit:
-            reason = f"may be defective: its score of {of[-1]:.1f} is above {limit:.1f}, which good parts explain"
-            task.left_out.append(LeftOut(name=name, reason=reason, score=of[-1]))
-    return {name: of for name, of in found.items() if of[-1] <= limit}
+    return scores | likely_good(scores, unsure, task.left_out), whole, apart
 
 
 def other_above(differences: Sequence[float]) -> float:
@@ -419,7 +416,8 @@ class _Reader:
         self._memories = memories
         seen = list(memories.seen.values())
         judged = np.stack([one.judged(task.ignored, one.grid_hw) for one in seen])
-        self.spreads = {name: Spread.of(found[judged]) for name, found in memories.distances.items()}
+        spreads = {name: Spread.of(found[judged]) for name, found in memories.distances.items()}
+        self.spreads = balanced(spreads, memories.distances, judged)
         self.zero_shot = Spread.of(np.stack([one.zero_shot for one in seen])[judged])
         self._loaded = {name: task.observer.memory(name, vectors) for name, vectors in memories.vectors.items()}
 

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from taught_fakes import scale
 
-from zsad_agent.teaching.observe import GRID_HW, MOST_TAKEN, Fusion, Observed, ZMaps, backgrounds
+from zsad_agent.teaching.observe import (
+    GRID_HW,
+    MOST_TAKEN,
+    MOST_WIDENED,
+    Fusion,
+    Observed,
+    ZMaps,
+    backgrounds,
+    balanced,
+)
+from zsad_core.memory import Spread, top_mean
 from zsad_core.part import Located
 
 NAMES = ("vit-whole", "cnn-whole", "vit-tiles")
@@ -46,6 +56,39 @@ def test_highest_mean_of_scales_of_one_size_or_network_counts(
     maps = {one.name: np.full((1, 2), value, np.float32) for one, value in zip(scales, values, strict=True)}
     found = Fusion(scales=scales, weight=0.0).first(count).fused(maps, np.zeros((1, 2), np.float32))
     assert found.tolist() == [[pytest.approx(expected)] * 2]
+
+
+@pytest.mark.parametrize(
+    ("tail", "times"),
+    [
+        ((4.0, 3.0, 2.0), 4 / 2.5),  # the first scale counts no more than the others
+        ((2.0, 3.0, 4.0), 1.0),
+        ((9.0, 1.0, 1.0), MOST_WIDENED),
+        ((4.0,), 1.0),
+    ],
+)
+def test_good_parts_score_no_higher_on_the_first_scale_than_on_the_others(
+    tail: tuple[float, ...], times: float
+) -> None:
+    goods, judged = 7, np.ones((7, 20, 20), bool)
+    judged[:, :2] = False
+    distances, spreads = {}, {}
+    for name, high in zip(NAMES, tail, strict=False):
+        distances[name] = np.full((goods, 20, 20), 0.5, np.float32)
+        distances[name][:, 5, :5] += 0.1 * high  # more than a hundredth of the cells
+        distances[name][:, 0] = 2.0  # not judged
+        spreads[name] = Spread(mean=0.5, deviation=0.1, median=0.5)
+    found = balanced(spreads, distances, judged)
+    first = NAMES[0]
+    assert {name: found[name] for name in found if name != first} == {
+        name: spreads[name] for name in spreads if name != first
+    }
+    assert found[first].deviation == pytest.approx(0.1 * times, rel=1e-3)
+    assert found[first].mean == 0.5 and found[first].median == 0.5
+    score = np.median(
+        [top_mean(z, ~counted) for z, counted in zip(found[first].z(distances[first]), judged, strict=True)]
+    )
+    assert score == pytest.approx(tail[0] / times, rel=1e-3)
 
 
 def brighter(found: ZMaps, by: float, at_the_defect: float) -> ZMaps:
