@@ -22,7 +22,7 @@ demo: .venv-demo/installed
 test: .venv/installed
 	tests/system-packages.sh
 	$(MAKE) --no-print-directory lint
-	.venv/bin/python -m pytest --numprocesses 3 --dist worksteal
+	.venv/bin/python -m pytest --numprocesses 4 --dist worksteal
 
 # The table is printed even if tests failed. The exit code is pytest's.
 chaos: export ZSAD_CHAOS_RESULTS := $(CHAOS_RESULTS)
