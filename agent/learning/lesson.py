@@ -14,7 +14,7 @@ from zsad_agent.learning.pictures import BADS, GOODS, MAX_GIVEN, GatheredPicture
 from zsad_agent.learning.recent import RecentPart
 from zsad_agent.system import read_json, write_whole
 from zsad_agent.teaching import KeptPicture, Picture, Taught, write_profile
-from zsad_core.errors import ImageError, ZsadError
+from zsad_core.errors import ImageError, ProfileError, ZsadError
 
 logger = logging.getLogger(__name__)
 
@@ -300,15 +300,26 @@ def open_lesson(of_camera: Path, product: str, asked: Asked | None, needed: int,
     )
 
 
-def find_lessons(folder: Path) -> Iterator[tuple[str, str, Asked | None]]:
-    """Camera, product and what a person asked for; first what people started, then the lessons with an offer."""
+def find_lessons(folder: Path) -> dict[str, tuple[str, Asked | None]]:
+    """Of each camera, the product and what a person asked for: a lesson that a person started, or one with an offer."""
+    found: dict[str, tuple[str, Asked | None]] = {}
     for path in sorted(folder.glob(f"*/*/{ASKED}/asked.json")):
         try:
-            yield path.parts[-4], path.parts[-3], read_json(path, Asked, MAX_JSON_BYTES)
+            found.setdefault(path.parts[-4], (path.parts[-3], read_json(path, Asked, MAX_JSON_BYTES)))
         except ValueError as error:
             logger.warning("%s: the teach-in does not continue: %s", path, error)
     for path in sorted(folder.glob(f"*/*/{LINE}/offer.json")):
-        yield path.parts[-4], path.parts[-3], None
+        found.setdefault(path.parts[-4], (path.parts[-3], None))
+    return found
+
+
+@contextlib.contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """An error of the disk becomes a ProfileError. What is stored stays valid, and the next picture tries again."""
+    try:
+        yield
+    except OSError as error:
+        raise ProfileError(f"what is learned cannot be stored in {folder}: {error.strerror or error}") from error
 
 
 def _read_offer(folder: Path) -> Offer | None:

@@ -21,7 +21,7 @@ import numpy as np
 from zsad_agent.config import LearningConfig
 from zsad_agent.learning.drift import Follower, LineWatch
 from zsad_agent.learning.feedback import Feedback, keep_bad, marked
-from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, open_lesson
+from zsad_agent.learning.lesson import Lesson, LessonPicture, Teach, find_lessons, open_lesson, storing
 from zsad_agent.learning.offer import RATE, Asked, shorten
 from zsad_agent.learning.provisional import ProvisionalThresholds
 from zsad_agent.learning.recent import RecentParts
@@ -93,6 +93,7 @@ class LineLearner(Service):
         self._closing, self._busy = False, True
         self._lock = threading.RLock()  # guards what follows, and the files of the lessons
         self._lessons: dict[str, Lesson] = {}  # by camera
+        self._resuming: set[str] = set()  # cameras whose lessons are being read after a start
         self._said: dict[str, str] = {}  # camera -> outcome of its last lesson
         self._marked: dict[str, str] = {}  # camera -> outcome of the last mark
         self._recent: dict[str, RecentParts] = {}  # by camera
@@ -139,10 +140,10 @@ class LineLearner(Service):
         Raises:
             ConflictError: a person has started another teach-in at this camera.
         """
-        with self._lock, self._storing():
+        with self._lock, storing(self._folder):
             if not can_be_taught(product):
                 raise ZsadError(f"{product!r} cannot be a product's name: no slash or '..', in Unicode's composed form")
-            earlier = self._lessons.get(camera)
+            earlier = self._lesson_at(camera)
             if earlier is not None and earlier.asked is not None:
                 raise ConflictError(
                     f"{earlier.product!r} is being taught at this camera, from {len(earlier.pictures)} pictures so "
@@ -165,8 +166,8 @@ class LineLearner(Service):
 
     def commit(self, camera: str) -> Profile:
         """Takes the offer into use, from the next picture on. Its bad parts are stored as marked ones."""
-        with self._lock, self._storing():
-            lesson = self._lessons.get(camera)
+        with self._lock, storing(self._folder):
+            lesson = self._lesson_at(camera)
             if lesson is None or lesson.offer is None:
                 raise ZsadError("there is no offer at this camera. Its state says what is missing")
             keep_bad(self._store, lesson.product, lesson.bads.kept())
@@ -177,7 +178,7 @@ class LineLearner(Service):
 
     def mark(self, camera: str, part_id: str, *, good: bool) -> None:
         """A person marks the part of a result. Or a person says that a picture is good that the lesson left out."""
-        with self._lock, self._storing():
+        with self._lock, storing(self._folder):
             lesson = self._lessons.get(camera)
             if good and lesson is not None and lesson.asked is not None and lesson.is_left_out(part_id):
                 lesson.keep(part_id)
@@ -190,14 +191,14 @@ class LineLearner(Service):
             if lesson is not None:
                 lesson.take_mark(part, good=good)
                 self._wake()
-        with self._networks_lock, self._storing():
+        with self._networks_lock, storing(self._folder):
             self._said[camera] = self._marked[camera] = ""  # what the mark before said, and which profile was in use
             self._marked[camera] = self._feedback.give(part, good=good)
         logger.info("%s: %s", camera, self._marked[camera])
 
     def roll_back(self, camera: str, product: str) -> Profile:
         """Takes the profile before the one in use into use."""
-        with self._lock, self._storing():
+        with self._lock, storing(self._folder):
             profile = self._store.roll_back(product)
             self._prepare(product)
             self._said[camera] = f"{product}: profile {profile.sha256[:12]} is in use again"
@@ -240,10 +241,9 @@ class LineLearner(Service):
 
     def picture(self, camera: str, picture_id: str) -> bytes | None:
         """The JPEG of a picture of the lesson; None: it has no such picture."""
-        with self._lock, self._storing():
+        with self._lock, storing(self._folder):
             lesson = self._lessons.get(camera)
-            path = None if lesson is None else lesson.path(picture_id)
-            return None if path is None else path.read_bytes()
+            return None if lesson is None or (path := lesson.path(picture_id)) is None else path.read_bytes()
 
     def state(self, camera: str) -> dict[str, Any]:
         """For the command's topic: progress, offer and what can be done next. It is small."""
@@ -269,11 +269,18 @@ class LineLearner(Service):
     @contextlib.contextmanager
     def _changing(self, camera: str) -> Iterator[Lesson]:
         """The lesson of the camera, while a person changes it."""
-        with self._lock, self._storing():
-            if camera not in self._lessons:
+        with self._lock, storing(self._folder):
+            lesson = self._lesson_at(camera)
+            if lesson is None:
                 raise ZsadError("nothing is being taught at this camera")
-            yield self._lessons[camera]
+            yield lesson
             self._wake()
+
+    def _lesson_at(self, camera: str) -> Lesson | None:
+        """The lesson of the camera, for a person who may change it."""
+        if camera in self._resuming:
+            raise ConflictError("the pictures that were gathered before the start are being read: retry in a moment")
+        return self._lessons.get(camera)
 
     def _wake(self) -> None:
         with self._queue_changed:
@@ -284,14 +291,14 @@ class LineLearner(Service):
     def _run(self) -> None:
         lower_priority()
         try:
-            with self._storing():
+            with storing(self._folder):
                 self._resume()
         except ZsadError as error:
             self._note_fault(str(error))
         self._rest()
         while (work := self._next()) is not None:
             try:
-                with self._storing():
+                with storing(self._folder):
                     work()
                 self._note_fault(None)
             except _Stopped:
@@ -422,22 +429,17 @@ class LineLearner(Service):
         """Loads the lessons that people started before a restart, and those with an offer."""
         if self._provisional is not None:
             self._provisional.load()
-        for camera, product, asked in find_lessons(self._folder):
-            if camera not in self._lessons:
+        with self._lock:  # a lesson that a person starts before this is not read
+            found = {camera: one for camera, one in find_lessons(self._folder).items() if camera not in self._lessons}
+            self._resuming = set(found)
+        try:
+            for camera, (product, asked) in found.items():
                 parts = self._config.parts if asked is None else asked.count
                 lesson = open_lesson(self._folder / camera, product, asked, parts)  # may read a thousand pictures
-                with self._lock:
-                    self._lessons.setdefault(camera, lesson)
-
-    @contextlib.contextmanager
-    def _storing(self) -> Iterator[None]:
-        """An error of the disk becomes a ZsadError. What is stored stays valid, and the next picture tries again."""
-        try:
-            yield
-        except OSError as error:
-            raise ProfileError(
-                f"what is learned cannot be stored in {self._folder}: {error.strerror or error}"
-            ) from error
+                self._lessons[camera] = lesson
+                self._resuming.discard(camera)
+        finally:
+            self._resuming.clear()
 
     def _note_fault(self, fault: str | None) -> None:
         if fault != self._fault:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from learning_tools import MAP, LearnerLine
 from taught_fakes import ColourNetworks, PlainDetector, good_part
 
 from zsad_agent.config import InferenceConfig
-from zsad_agent.learning import marked
+from zsad_agent.learning import lesson, marked
 from zsad_agent.teaching import LeftOut, Networks, learn_kept, teach
-from zsad_core.errors import ZsadError
+from zsad_core.errors import ConflictError, ZsadError
 from zsad_core.types import Verdict
 
 
@@ -136,6 +137,52 @@ def test_given_pictures_count_and_twins_are_refused_by_name(tmp_path: Path) -> N
         with pytest.raises(ZsadError, match="the same part as"):
             line.give(4)
         assert line.pictures(kind="bad") == [bad]
+
+
+def test_a_lesson_of_an_earlier_run_is_read_before_a_person_changes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.learner.begin("cam0", "nut", 6, None)
+        line.give(1)
+    is_reading, may_read, reads = threading.Event(), threading.Event(), lesson.open_lesson
+
+    def read_slowly(*args: Any, **more: Any) -> lesson.Lesson:
+        is_reading.set()
+        may_read.wait(60)
+        return reads(*args, **more)
+
+    monkeypatch.setattr("zsad_agent.learning.line.open_lesson", read_slowly)
+    with LearnerLine(tmp_path) as line:
+        assert is_reading.wait(60)
+        for change in (lambda: line.learner.begin("cam0", "nut", 4, None), lambda: line.give(2)):
+            with pytest.raises(ConflictError, match="are being read: retry"):
+                change()
+        may_read.set()
+        assert line.learner.wait_idle(60)
+        line.give(2)
+        assert line.state["pictures"] == 2
+
+
+def test_a_lesson_that_begins_while_the_service_starts_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, opens = LearnerLine(tmp_path), lesson.open_lesson
+    half = tmp_path / "learning/cam0/nut/asked/train/good/.p1.jpg.part"  # of a write in progress
+
+    def open_and_start(*args: Any, **more: Any) -> lesson.Lesson:
+        opened = opens(*args, **more)
+        half.write_bytes(b"half")
+        line.learner.start()
+        time.sleep(0.5)
+        return opened
+
+    monkeypatch.setattr("zsad_agent.learning.line.open_lesson", open_and_start)
+    try:
+        line.learner.begin("cam0", "nut", 4, None)
+        assert line.learner.wait_idle(60) and half.exists()
+    finally:
+        line.learner.__exit__()
 
 
 def test_at_most_a_thousand_pictures_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
