@@ -161,6 +161,8 @@ def _compare(best: Path, teacher: "Teacher", validation: "ValidationPictures", i
         lambda: validation.run(teacher.detector, teacher.text, processes=Processes(device=teacher.device)).rows,
     )
     table = comparison(theirs, student)
+    if teacher.image_hw != teacher.detector.config.backbone.input_hw:
+        table += "\nThe teacher's figures are those of whole images, without the details of tiles.\n"
     best.with_name(TABLE).write_text(table)
     return table
 

@@ -333,11 +333,11 @@ def test_the_command_line_distils_and_a_second_call_repeats_the_table(data, tmp_
     assert "the teacher scores by the mean of the map's highest 1 %, the student by the map's maximum: set model." in (
         capsys.readouterr().err
     )
-    flags += ["--set", "model.score.top_fraction=0.01"]
+    flags += ["--set", "model.score.top_fraction=0.01", "distillation.tiles=true"]
     assert main(flags) == 0
     table, _, best = capsys.readouterr().out.strip().rpartition("\n")
     assert "| validation part of | images | teacher's image AUROC |" in table
-    assert "| drawn/plate |" in table
+    assert "| drawn/plate |" in table and "without the details of tiles" in table
     assert (tmp_path / "out" / "teacher-student.md").read_text().strip() == table.strip()
     assert 4 < len(list((tmp_path / "cache").rglob("*.bin"))) <= 8  # two images of the pool may be equal
     found = load_checkpoint(Path(best)).record
