@@ -167,7 +167,7 @@ class Controller(Service):
         value, source = self._actions.present(Target(camera, Key(key)))
         return {"value": value, "source": source}
 
-    def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]:
+    def perform(self, camera: str | None, key: str, value: Any, *, by: str, to_the_end: bool = False) -> dict[str, Any]:
         """Carries out a command as one over MQTT, and waits for its end.
 
         Args:
@@ -175,13 +175,14 @@ class Controller(Service):
             key: of `Key`.
             value: as in a message.
             by: who asks, for the log.
+            to_the_end: waits for the end of a command that has begun, however long it takes.
 
         Returns:
             `value`, `source` and `error`: None, or why the new value is not stored.
 
         Raises:
-            ZsadError: it is refused, so nothing has changed; or it takes longer than `ANSWER_S` or `TEACH_ANSWER_S`,
-                and goes on.
+            ZsadError: it is refused, or has not begun within `ANSWER_S` or `TEACH_ANSWER_S`, so nothing has changed; or
+                it takes longer and goes on.
         """
         target = next((one for one in self._states if (one.camera, one.key) == (camera, key)), None)
         if target is None:
@@ -197,6 +198,11 @@ class Controller(Service):
         try:
             return asked.answer.result(answer_s)
         except TimeoutError as error:
+            if asked.answer.cancel():
+                text = f"not carried out: the agent was busy with other commands for {answer_s:g} s. Try again"
+                raise CommandError(text) from error
+            if to_the_end or asked.answer.done():
+                return asked.answer.result()
             raise CommandError(
                 f"no answer within {answer_s:g} s: the command goes on, and its outcome is shown when it ends"
             ) from error
@@ -265,6 +271,8 @@ class Controller(Service):
         """One command, from its payload to its answer. Raises nothing."""
         target, command_id, value = arrival.target, None, None
         asked = arrival.asked or _Asked(None, "a command")
+        if not asked.answer.set_running_or_notify_cancel():
+            return  # who asked has waited too long
         try:
             if arrival.asked is not None:
                 value = asked.value

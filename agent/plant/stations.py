@@ -27,7 +27,7 @@ TICK_S = 0.05
 class Commands(Protocol):
     """Carries out commands as those over MQTT, for example `Controller`."""
 
-    def perform(self, camera: str | None, key: str, value: Any, *, by: str) -> dict[str, Any]: ...
+    def perform(self, camera: str | None, key: str, value: Any, *, by: str, to_the_end: bool) -> dict[str, Any]: ...
 
 
 def can_inspect(station: Station) -> bool:
@@ -139,7 +139,8 @@ class PlantStations(Service):
                 raise ZsadError(f"ProgramSelect is {number}, but plant.programs has {len(self._programs)}")
             product = self._programs[number - 1]
             if product != self._stations[name].inspector.product:
-                self._commands().perform(name, "product", product, by="plc")
+                # A program that is reported as refused must not come into use later.
+                self._commands().perform(name, "product", product, by="plc", to_the_end=True)
             refused = False
         except ZsadError as error:
             logger.error("%s: program %d is not selected: %s", name, number, error)

@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,29 @@ def test_the_page_does_not_wait_for_a_slow_command_for_ever(plant: Plant, monkey
     with plant.start() as controller:
         with pytest.raises(ZsadError, match="no answer within"):
             controller.perform(None, "bundle", "slow", by="admin")
+        monkeypatch.setattr("zsad_agent.control.controller.ANSWER_S", 60)
         plant.controls.let_go.set()
         assert controller.perform("cam0", "paused", True, by="operator")["value"] is True
+
+
+def test_a_command_that_waited_too_long_is_not_carried_out_later(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.control.controller.ANSWER_S", 0.2)
+    with plant.start() as controller:
+        with pytest.raises(ZsadError, match="no answer within"):
+            controller.perform(None, "bundle", "slow", by="admin")
+        with pytest.raises(ZsadError, match="not carried out: the agent was busy"):
+            controller.perform("cam0", "product", "bottle", by="plc", to_the_end=True)
+        monkeypatch.setattr("zsad_agent.control.controller.ANSWER_S", 60)
+        plant.controls.let_go.set()
+        controller.perform("cam1", "paused", True, by="operator")
+        assert controller.state("cam0", "product")["value"] == "object"
+
+
+def test_a_command_that_has_begun_can_be_waited_for(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.control.controller.ANSWER_S", 0.1)
+    with plant.start() as controller:
+        threading.Timer(0.5, plant.controls.let_go.set).start()
+        assert controller.perform(None, "bundle", "slow", by="plc", to_the_end=True)["value"] == "slow"
 
 
 def test_a_mark_over_mqtt_goes_to_the_history_and_one_of_the_page_does_not_go_twice(plant: Plant) -> None:
