@@ -190,7 +190,13 @@ def compile_bundle(
     """
     products = {product_of(camera) for camera in config.every_camera}
     predictor = make_predictor(
-        bundle, config.inference, profiles, products=products, read_only=on_trial, later=not on_trial
+        bundle,
+        config.inference,
+        profiles,
+        products=products,
+        cameras=len(config.every_camera),
+        read_only=on_trial,
+        later=not on_trial,
     )
     prepare_products(config, bundle, predictor)
     for camera in config.every_camera:

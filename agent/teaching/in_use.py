@@ -41,6 +41,7 @@ def make_predictor(
     store: ProfileStore | None,
     *,
     products: Collection[str] = (),
+    cameras: int = 1,
     read_only: bool = False,
     later: bool = False,
 ) -> ProductPredictor:
@@ -51,6 +52,7 @@ def make_predictor(
         config: device, threads, budget.
         store: what was taught; None: nothing taught is used.
         products: of the cameras; each takes up to 35 MB. One that `is_new` is inspected as the generic one.
+        cameras: their number: each may be given another product by a command.
         read_only: a profile that is made again for this bundle is not stored before `keep_made`.
         later: such a profile is not made before `make_waiting`; until then the product's pictures fail.
 
@@ -81,6 +83,7 @@ def make_predictor(
         taught=taught,
         unreadable=unreadable,
         products=products,
+        cameras=cameras,
         read_only=read_only,
         later=later,
     )
@@ -107,6 +110,7 @@ class ProductPredictor:
         taught: list[str],
         unreadable: ProfileError | None = None,
         products: Collection[str] = (),
+        cameras: int = 1,
         read_only: bool = False,
         later: bool = False,
     ) -> None:
@@ -121,26 +125,24 @@ class ProductPredictor:
             unreadable: why these are unknown; every picture then fails with this reason.
             bundle: without its model, for networks that are needed later.
             products: as of `make_predictor`.
-            read_only: as of `make_predictor`.
+            cameras: the same.
+            read_only: the same.
             later: the same.
         """
-        self._read_only = read_only
-        self._later = later
+        self._read_only, self._later = read_only, later
         self._waiting: list[str] = []  # products whose profiles are made by `make_waiting`
         self._unsaved: dict[str, tuple[Profile, str]] = {}  # product -> made again, and the hash of what it was made of
         self._stopped: Callable[[], bool] = lambda: False
-        self._unreadable = unreadable
-        self._bundle = bundle
-        self._config = config
+        self._unreadable, self._bundle, self._config = unreadable, bundle, config
         self._products = frozenset(products)
         self._untaught: set[str] = set()  # of these, the ones that are inspected as the generic one
-        self._most_held = max(1, len(self._products)) + 1  # the next one is prepared during the inspection
+        self._most_held = max(cameras, len(self._products)) + 1  # the next one is prepared during the inspection
         self.detector = detector
         self.trial_s = detector.trial_s
-        self._networks = networks
-        self._store = store
-        self._taught = set(taught)
+        self._networks, self._store, self._taught = networks, store, set(taught)
         self._held: OrderedDict[str, Profile | ProfileError] = OrderedDict()
+        self._asked = itertools.count()  # numbers the calls of `prepare`
+        self._held_since: dict[str, int] = {}  # product -> number of the call that set it
         self._turn = threading.Lock()  # held while a network runs and while what is below or `_held` changes
         self._followed: dict[str, Followed] = {}  # by the hash of the profile
         self._predictor: Predictor = detector
@@ -219,6 +221,7 @@ class ProductPredictor:
         assert self._networks is not None
         self._taught.add(product)
         self._untaught.discard(product)
+        number = next(self._asked)
         with self._turn:
             before = self._held.get(product)
         try:
@@ -226,12 +229,12 @@ class ProductPredictor:
             if not profile.fits(self._networks.bundle.sha256):
                 profile = self._for_this_bundle(profile, self._networks)
             with self._turn:
-                self._hold(product, profile)
+                self._hold_newest(product, profile, number)
                 self._predictor.prepare(product)
             give_back_memory()  # of the file, and of the compiler at a first product
         except ProfileError as error:
             with self._turn:  # what another camera uses stays in use
-                self._hold(product, error if before is None or isinstance(before, ProfileError) else before)
+                self._hold_newest(product, error if not before or isinstance(before, ProfileError) else before, number)
             raise
 
     def _prepare_untaught(self, product: str) -> None:
@@ -308,6 +311,12 @@ class ProductPredictor:
         if profile is None:
             raise ProfileError(f"what was taught about {product} was removed. Reload the agent")
         return profile
+
+    def _hold_newest(self, product: str, found: Profile | ProfileError, number: int) -> None:
+        """As `_hold`, unless a later call of `prepare` is done: it has read what came into use meanwhile."""
+        if self._held_since.get(product, -1) < number:
+            self._held_since[product] = number
+            self._hold(product, found)
 
     def _hold(self, product: str, found: Profile | ProfileError) -> None:
         """Keeps what the next pictures need. The caller holds the lock."""

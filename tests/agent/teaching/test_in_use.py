@@ -324,6 +324,40 @@ def test_the_inspection_continues_while_a_profile_is_made_again(line: Line) -> N
     assert predictor.predict(good_part(0), "nut").profile is not None
 
 
+def test_what_is_taught_while_a_profile_is_made_again_stays_in_use(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.teach("nut", bundle=OTHER)
+    predictor, again = line.start(), teaching.teach_again
+    begun, let_go = threading.Event(), threading.Event()
+
+    def slowly(*args: Any) -> Any:
+        begun.set()
+        assert let_go.wait(60)
+        return again(*args)
+
+    monkeypatch.setattr(teaching, "teach_again", slowly)
+    making = threading.Thread(target=predictor.prepare, args=["nut"])
+    making.start()
+    assert begun.wait(60)
+    taught = line.teach("nut", asked_rate=0.2)
+    predictor.prepare("nut")
+    let_go.set()
+    making.join()
+    found = predictor.predict(good_part(0), "nut").profile
+    assert found is not None and found.sha256 == taught.sha256
+
+
+def test_each_camera_may_be_given_a_product_of_its_own(line: Line) -> None:
+    profile = line.teach("nut")
+    for other in ("bolt", "pin"):
+        line.store.add(replace(profile, product=other))
+    predictor = line.start(products={"object"}, cameras=3)
+    for product in ("nut", "bolt", "pin"):
+        predictor.prepare(product)
+    shutil.rmtree(line.store.folder)
+    for product in ("nut", "bolt", "pin"):
+        assert predictor.predict(good_part(0), product).profile is not None
+
+
 def test_a_profile_that_cannot_be_stored_is_used_all_the_same(
     line: Line, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
