@@ -69,20 +69,21 @@ class TeachAction(StrEnum):
 
 _KEYS_OF = {
     TeachAction.START: {"product", "count", "rate"},
-    TeachAction.COMMIT: {"threshold"},
+    TeachAction.COMMIT: {"threshold", "offer"},
     TeachAction.GOOD: {"id"},
     TeachAction.BAD: {"id"},
 }
 
 
 class TeachRequest(StrictModel):
-    """What to teach. `product`, `count` and `rate` belong to start, `threshold` to commit, `id` to good and bad."""
+    """`product`, `count` and `rate` belong to start, `threshold` and `offer` to commit, `id` to marks."""
 
     action: Annotated[TeachAction, Field(strict=False)]
     product: Name | None = None  # None: that of the camera
     count: Annotated[int, Field(ge=3, le=1000)] | None = None  # None: 30
     rate: Annotated[float, Field(ge=0.0001, lt=1)] | None = None  # of false rejects; None: 0.01
     threshold: Threshold | None = None  # used from the first part on; None: that of the offer
+    offer: Name | None = None  # hash of the offer that the person saw; None: any
     id: Name | None = None  # of a result
 
     @model_validator(mode="after")

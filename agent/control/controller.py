@@ -41,6 +41,7 @@ MAX_WAITING = 64  # commands that wait for a slow one, such as a bundle switch
 CHECK_EVERY_S = 1.0  # interval between two checks of a bundle's probation
 ANSWER_S = 5.0  # a page waits so long for a command,
 TEACH_ANSWER_S = 30.0  # and for one of teach-in but a mark: a commit writes 20 MB and waits for the model
+HUNG_S = 600.0  # a command that takes longer is a stated fault; the slowest learn a thousand pictures again
 REPORT_EVERY_S = 1.0  # interval between two answers to commands that were refused without reading
 
 
@@ -121,6 +122,7 @@ class Controller(Service):
         self._stopping = False
         self._bundle_fault: str | None = None  # of the stored copy of the bundle
         self._obeying = False  # a command is being carried out
+        self._turn_s = time.monotonic()  # when the thread's last turn began
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zsad-control", daemon=True)
 
@@ -146,7 +148,9 @@ class Controller(Service):
 
     @property
     def fault(self) -> str | None:
-        return "; ".join(filter(None, (self._stored.fault, self._bundle_fault))) or None
+        is_hung = self.alive and time.monotonic() - self._turn_s > HUNG_S
+        hung = f"no command is carried out: one has not ended for more than {HUNG_S / 60:g} min" if is_hung else None
+        return "; ".join(filter(None, (self._stored.fault, self._bundle_fault, hung))) or None
 
     @property
     def busy(self) -> bool:
@@ -244,6 +248,7 @@ class Controller(Service):
     def _run(self) -> None:
         try:
             while not self._stopping:
+                self._turn_s = time.monotonic()
                 self._check_state_folder()
                 self._report_unread()
                 self._settle_bundle()

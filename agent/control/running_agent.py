@@ -127,7 +127,7 @@ class RunningAgent:
             case TeachAction.CANCEL:
                 learner.cancel(camera)
             case TeachAction.COMMIT:
-                learner.commit(camera)
+                learner.commit(camera, request.offer)
             case TeachAction.ROLL_BACK:
                 learner.roll_back(camera, product)
             case TeachAction.GOOD | TeachAction.BAD:

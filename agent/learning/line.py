@@ -101,9 +101,8 @@ class LineLearner(Service):
         self._thread = threading.Thread(target=self._run, name="zsad-learning", daemon=True)
 
     def stop(self, deadline_s: float) -> None:
-        with self._queue_changed:
-            self._closing = True
-            self._queue_changed.notify_all()
+        self._closing = True
+        self._wake()
         self._wait(deadline_s)
 
     @property
@@ -164,22 +163,27 @@ class LineLearner(Service):
         with self._changing(camera):
             self._said[camera] = f"{self._forget(camera)}: cancelled"
 
-    def commit(self, camera: str) -> Profile:
-        """Takes the offer into use, from the next picture on. Its bad parts are stored as marked ones."""
+    def commit(self, camera: str, offer: str | None = None) -> Profile:
+        """Takes the offer (of this hash) into use, from the next picture on. Its bad parts are stored as marked."""
         with self._lock, storing(self._folder):
             lesson = self._lesson_at(camera)
             if lesson is None or lesson.offer is None:
                 raise ZsadError("there is no offer at this camera. Its state says what is missing")
+            if offer not in (None, lesson.offer.sha256):
+                raise ConflictError("there is a newer offer, of more pictures: look at it first")
             keep_bad(self._store, lesson.product, lesson.bads.kept())
             profile = self._store.import_from(lesson.folder / "offer.profile")
-            self._prepare(lesson.product)
-            self._said[camera] = f"{self._forget(camera)}: profile {profile.sha256[:12]} is in use"
-            return profile
+        self._prepare(lesson.product)  # a profile of an earlier bundle is made again, which takes minutes
+        with self._lock:
+            if self._lessons.get(camera) is lesson:
+                self._forget(camera)
+            self._said[camera] = f"{lesson.product}: profile {profile.sha256[:12]} is in use"
+        return profile
 
     def mark(self, camera: str, part_id: str, *, good: bool) -> None:
         """A person marks the part of a result. Or a person says that a picture is good that the lesson left out."""
         with self._lock, storing(self._folder):
-            lesson = self._lessons.get(camera)
+            lesson = self._lesson_at(camera)
             if good and lesson is not None and lesson.asked is not None and lesson.is_left_out(part_id):
                 lesson.keep(part_id)
                 self._marked[camera] = f"{part_id}: is learned as good"
@@ -198,10 +202,10 @@ class LineLearner(Service):
 
     def roll_back(self, camera: str, product: str) -> Profile:
         """Takes the profile before the one in use into use."""
-        with self._lock, storing(self._folder):
+        with storing(self._folder):
             profile = self._store.roll_back(product)
-            self._prepare(product)
-            self._said[camera] = f"{product}: profile {profile.sha256[:12]} is in use again"
+        self._prepare(product)
+        self._said[camera] = f"{product}: profile {profile.sha256[:12]} is in use again"
         return profile
 
     def give_picture(self, camera: str, name: str, frame_bgr: np.ndarray, *, good: bool) -> str:
@@ -251,11 +255,11 @@ class LineLearner(Service):
 
     def lesson(self, camera: str, *, short: bool = False) -> dict[str, Any]:
         """The state with everything that is known. `short`: without the lists of scores."""
+        back = ["roll_back"] if self._store.has_earlier(self._product_of(camera)) else []
         with self._lock:
             lesson = self._lessons.get(camera)
             idle = {"phase": "idle", "text": self._said.get(camera, ""), "next": ["start"]}
             state = idle if lesson is None else lesson.state(short=short)
-            back = ["roll_back"] if self._store.has_earlier(self._product_of(camera)) else []
             return {**state, "mark": self._marked.get(camera) or None, "next": [*state["next"], *back]}
 
     def _forget(self, camera: str) -> str:
@@ -412,8 +416,8 @@ class LineLearner(Service):
                     return
                 lesson.store_offer(taught, [name for name, _ in (*goods, *kept)])
                 logger.info("%s, %s: %s", camera, lesson.product, lesson.text)
-                if asked is None and self._config.mode == "use":
-                    self.commit(camera)
+            if asked is None and self._config.mode == "use":
+                self.commit(camera)
         except _Stopped:
             raise
         except Exception as error:
@@ -435,16 +439,12 @@ class LineLearner(Service):
         try:
             for camera, (product, asked) in found.items():
                 parts = self._config.parts if asked is None else asked.count
-                lesson = open_lesson(self._folder / camera, product, asked, parts)  # may read a thousand pictures
-                self._lessons[camera] = lesson
+                self._lessons[camera] = open_lesson(self._folder / camera, product, asked, parts)  # may be slow
                 self._resuming.discard(camera)
         finally:
             self._resuming.clear()
 
     def _note_fault(self, fault: str | None) -> None:
         if fault != self._fault:
-            if fault is not None:
-                logger.error("%s", fault)
-            else:
-                logger.warning("learning works again")
+            logger.log(logging.ERROR if fault else logging.WARNING, "%s", fault or "learning works again")
             self._fault = fault

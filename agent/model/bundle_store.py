@@ -205,7 +205,10 @@ class BundleStore:
             except OSError as error:
                 return f"{path}: another program has removed or changed it, and it cannot be written: {error.strerror}"
             logger.error("%s: another program has removed or changed it: it is written again", path)
-        missing = [name for name in (MANIFEST, *running.manifest.files) if not (running.path / name).is_file()]
+        try:
+            missing = [name for name in (MANIFEST, *running.manifest.files) if not (running.path / name).is_file()]
+        except OSError as error:
+            return f"{running.path}: cannot be read, so the next start cannot run this bundle: {error.strerror}"
         if not missing:
             return None
         return (

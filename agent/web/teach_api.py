@@ -45,6 +45,7 @@ class TeachAction(Body):
     count: int | None = Field(default=None, description="Of start: pictures.")
     rate: float | None = Field(default=None, description="Of start: of false rejects.")
     threshold: Threshold | None = Field(default=None, description="Of commit; default: that of the offer, 0.5.")
+    offer: str | None = Field(default=None, description="Of commit: `sha256` of the offer that the person saw.")
     id: str | None = Field(default=None, description="Of good and bad: of a result, or of a picture that was left out.")
 
 

@@ -241,11 +241,13 @@ function thresholdPart(app, camera, onChange) {
 /** Step 4: into use, with the threshold `dragged`, or back. */
 function usePart(app, camera, dragged) {
   const place = answerPlace();
+  let seen; // the hash of the offer that is shown
   const act = (action, done) =>
     attempt(
       place,
       async () => {
-        const own = action === "commit" && dragged() !== TAUGHT ? { threshold: dragged() } : {};
+        const own = action === "commit" ? { offer: seen } : {};
+        if (action === "commit" && dragged() !== TAUGHT) own.threshold = dragged();
         app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action, ...own }) });
         await app.readCameras();
       },
@@ -258,6 +260,7 @@ function usePart(app, camera, dragged) {
   });
   const update = (state) => {
     const found = state.offer;
+    seen = found?.sha256;
     commit.disabled = state.phase !== "offered" || !app.isAdmin();
     back.disabled = !app.isAdmin() || !state.next.includes("roll_back");
     offer.replaceChildren(

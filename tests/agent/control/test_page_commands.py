@@ -65,6 +65,19 @@ def test_a_command_that_waited_too_long_is_not_carried_out_later(plant: Plant, m
         assert controller.state("cam0", "product")["value"] == "object"
 
 
+def test_a_command_that_hangs_is_a_fault(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad_agent.control.controller.ANSWER_S", 0.2)
+    with plant.start() as controller:
+        with pytest.raises(ZsadError, match="no answer within"):
+            controller.perform(None, "bundle", "slow", by="admin")
+        assert controller.fault is None
+        monkeypatch.setattr("zsad_agent.control.controller.HUNG_S", 0.1)
+        wait_until(lambda: "no command is carried out" in (controller.fault or ""))
+        monkeypatch.setattr("zsad_agent.control.controller.HUNG_S", 60)
+        plant.controls.let_go.set()
+        assert controller.wait_idle(60) and controller.fault is None
+
+
 def test_a_command_that_has_begun_can_be_waited_for(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zsad_agent.control.controller.ANSWER_S", 0.1)
     with plant.start() as controller:

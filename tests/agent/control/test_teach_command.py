@@ -27,6 +27,7 @@ def payload(value: object, command_id: str = "a", **fields: object) -> bytes:
         ({"action": "cancel"}, None),
         ({"action": "commit"}, None),
         ({"action": "commit", "threshold": 0.4}, None),
+        ({"action": "commit", "offer": "ab" * 32}, None),
         ({"action": "roll_back"}, None),
         ({"action": "good", "id": "line3-b1-7"}, None),
         ({"action": "bad", "id": "line3-b1-7"}, None),

@@ -155,7 +155,11 @@ def test_a_lesson_of_an_earlier_run_is_read_before_a_person_changes_it(
     monkeypatch.setattr("zsad_agent.learning.line.open_lesson", read_slowly)
     with LearnerLine(tmp_path) as line:
         assert is_reading.wait(60)
-        for change in (lambda: line.learner.begin("cam0", "nut", 4, None), lambda: line.give(2)):
+        for change in (
+            lambda: line.learner.begin("cam0", "nut", 4, None),
+            lambda: line.give(2),
+            lambda: line.learner.mark("cam0", "line3-b1-7", good=False),
+        ):
             with pytest.raises(ConflictError, match="are being read: retry"):
                 change()
         may_read.set()

@@ -15,7 +15,7 @@ from learning_tools import MAP, LearnerLine
 from profile_maker import make_profile
 
 from zsad_agent.messages import UsedProfile
-from zsad_core.errors import ZsadError
+from zsad_core.errors import ConflictError, ZsadError
 from zsad_core.types import Verdict
 
 
@@ -35,7 +35,10 @@ def test_an_offer_is_made_after_enough_parts_and_used_after_commit(tmp_path: Pat
             (entry["id"], entry["reason"]) for entry in state["offer"]["named"]
         ]
         assert line.store.current("nut") is None and line.prepared == []
-        profile = line.learner.commit("cam0")
+        with pytest.raises(ConflictError, match="there is a newer offer"):
+            line.learner.commit("cam0", "ab" * 32)
+        assert line.store.current("nut") is None
+        profile = line.learner.commit("cam0", state["offer"]["sha256"])
         assert line.store.current("nut").sha256 == profile.sha256 == state["offer"]["sha256"]
         assert line.prepared == ["nut"] and line.stored == []
         line.pass_by(30, provisional=False)
@@ -160,6 +163,28 @@ def test_what_was_taught_in_another_way_ends_the_lesson(tmp_path: Path) -> None:
         line.pass_by(5)
         line.pass_by(1, provisional=False)
         assert line.stored == [] and line.state["phase"] == "idle"
+
+
+@pytest.mark.parametrize(("commits", "change"), [(0, ("commit", "cam0")), (2, ("roll_back", "cam0", "nut"))])
+def test_pages_and_pictures_do_not_wait_for_a_profile_that_is_made_again(
+    tmp_path: Path, commits: int, change: tuple[str, ...]
+) -> None:
+    making, let_go = threading.Event(), threading.Event()
+    with LearnerLine(tmp_path) as line:
+        for number in range(max(1, commits)):
+            line.learner.begin("cam0", "nut", 3, None)
+            line.pass_by(3)
+            if number < commits:
+                line.learner.commit("cam0")
+        line.learner._prepare = lambda product: making.set() or let_go.wait(60)
+        command = threading.Thread(target=getattr(line.learner, change[0]), args=change[1:])
+        command.start()
+        assert making.wait(60)
+        line.pass_by(1)
+        assert line.state["phase"] in ("offered", "idle") and command.is_alive()
+        let_go.set()
+        command.join(60)
+        assert "is in use" in line.state["text"] and line.state["phase"] == "idle"
 
 
 def test_roll_back_takes_the_earlier_profile_into_use(tmp_path: Path) -> None:

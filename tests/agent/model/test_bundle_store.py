@@ -375,12 +375,21 @@ def test_selection_that_another_program_changed_is_written_again(
     assert new.sha256 in device.stored()
 
 
-def test_stored_bundle_that_another_program_removed_is_a_fault_and_the_next_start_says_so(device: Device) -> None:
+def test_stored_bundle_that_another_program_removed_is_a_fault_and_the_next_start_says_so(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device.switch_to(1)
     store = device.store
     running = store.start(lambda bundle: bundle).bundle
     (running.path / MODEL_BIN).unlink()
     assert f"another program has removed {MODEL_BIN}" in (store.check(running) or "")
+
+    def stale(path: Path) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_file", stale)
+        assert "cannot be read, so the next start" in (store.check(running) or "")
     shutil.rmtree(device.folder.parent)
     fault = store.check(running)
     assert fault is not None and "manifest.json" in fault and "Select it again" in fault
