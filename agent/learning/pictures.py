@@ -63,7 +63,8 @@ class GatheredPictures:
                     path.unlink()  # of a killed write
             except (ImageError, OSError) as error:
                 logger.warning("%s is not used: %s", path, error)
-                path.unlink(missing_ok=True)
+                if isinstance(error, ImageError) and not isinstance(error.__cause__, OSError):
+                    path.unlink(missing_ok=True)  # damaged; a disk that cannot read it now may read it later
 
     def __len__(self) -> int:
         return len(self._ranks)

@@ -55,6 +55,20 @@ def test_what_a_killed_write_left_and_damaged_pictures_are_deleted(tmp_path: Pat
     assert [path.name for path in folder.iterdir()] == ["a.jpg"]
 
 
+def test_a_picture_that_the_disk_cannot_read_now_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GatheredPictures(tmp_path, 10).show("a", part(1))
+
+    def failing(path: Path, kind: type) -> np.ndarray:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "fromfile", failing)
+        assert ids(GatheredPictures(tmp_path, 10)) == set()
+    assert ids(GatheredPictures(tmp_path, 10)) == {"a"}
+
+
 def test_a_full_disk_loses_no_earlier_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gathered = GatheredPictures(tmp_path, 10)
     gathered.show("a", part(1))
