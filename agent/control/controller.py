@@ -149,7 +149,7 @@ class Controller(Service):
     @property
     def fault(self) -> str | None:
         is_hung = self.alive and time.monotonic() - self._turn_s > HUNG_S
-        hung = f"no command is carried out: one has not ended for more than {HUNG_S / 60:g} min" if is_hung else None
+        hung = f"no command has been carried out for {HUNG_S / 60:g} min" if is_hung else None
         return "; ".join(filter(None, (self._stored.fault, self._bundle_fault, hung))) or None
 
     @property
@@ -202,7 +202,7 @@ class Controller(Service):
         try:
             return asked.answer.result(answer_s)
         except TimeoutError as error:
-            if asked.answer.cancel():
+            if not is_mark and asked.answer.cancel():
                 text = f"not carried out: the agent was busy with other commands for {answer_s:g} s. Try again"
                 raise CommandError(text) from error
             if to_the_end or asked.answer.done():

@@ -170,12 +170,12 @@ class LineLearner(Service):
             if lesson is None or lesson.offer is None:
                 raise ZsadError("there is no offer at this camera. Its state says what is missing")
             if offer not in (None, lesson.offer.sha256):
-                raise ConflictError("there is a newer offer, of more pictures: look at it first")
+                raise ConflictError("the offer was made again meanwhile: look at it first")
             keep_bad(self._store, lesson.product, lesson.bads.kept())
-            profile = self._store.import_from(lesson.folder / "offer.profile")
+            profile, changes = self._store.import_from(lesson.folder / "offer.profile"), lesson.changes
         self._prepare(lesson.product)  # a profile of an earlier bundle is made again, which takes minutes
-        with self._lock:
-            if self._lessons.get(camera) is lesson:
+        with self._lock, storing(self._folder):
+            if self._lessons.get(camera) is lesson and lesson.changes == changes:
                 self._forget(camera)
             self._said[camera] = f"{lesson.product}: profile {profile.sha256[:12]} is in use"
         return profile

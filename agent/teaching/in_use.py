@@ -229,12 +229,15 @@ class ProductPredictor:
             if not profile.fits(self._networks.bundle.sha256):
                 profile = self._for_this_bundle(profile, self._networks)
             with self._turn:
-                self._hold_newest(product, profile, number)
+                if self._held_since.get(product, -1) < number:  # else a later call has read what is in use
+                    self._held_since[product] = number
+                    self._hold(product, profile)
                 self._predictor.prepare(product)
             give_back_memory()  # of the file, and of the compiler at a first product
         except ProfileError as error:
             with self._turn:  # what another camera uses stays in use
-                self._hold_newest(product, error if not before or isinstance(before, ProfileError) else before, number)
+                held = before if self._held_since.get(product) == number else self._held.get(product)
+                self._hold(product, error if not held or isinstance(held, ProfileError) else held)
             raise
 
     def _prepare_untaught(self, product: str) -> None:
@@ -311,12 +314,6 @@ class ProductPredictor:
         if profile is None:
             raise ProfileError(f"what was taught about {product} was removed. Reload the agent")
         return profile
-
-    def _hold_newest(self, product: str, found: Profile | ProfileError, number: int) -> None:
-        """As `_hold`, unless a later call of `prepare` is done: it has read what came into use meanwhile."""
-        if self._held_since.get(product, -1) < number:
-            self._held_since[product] = number
-            self._hold(product, found)
 
     def _hold(self, product: str, found: Profile | ProfileError) -> None:
         """Keeps what the next pictures need. The caller holds the lock."""

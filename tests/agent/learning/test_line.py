@@ -35,7 +35,7 @@ def test_an_offer_is_made_after_enough_parts_and_used_after_commit(tmp_path: Pat
             (entry["id"], entry["reason"]) for entry in state["offer"]["named"]
         ]
         assert line.store.current("nut") is None and line.prepared == []
-        with pytest.raises(ConflictError, match="there is a newer offer"):
+        with pytest.raises(ConflictError, match="the offer was made again"):
             line.learner.commit("cam0", "ab" * 32)
         assert line.store.current("nut") is None
         profile = line.learner.commit("cam0", state["offer"]["sha256"])
@@ -185,6 +185,17 @@ def test_pages_and_pictures_do_not_wait_for_a_profile_that_is_made_again(
         let_go.set()
         command.join(60)
         assert "is in use" in line.state["text"] and line.state["phase"] == "idle"
+
+
+def test_a_picture_given_during_a_commit_is_not_lost(tmp_path: Path) -> None:
+    with LearnerLine(tmp_path) as line:
+        line.learner.begin("cam0", "nut", 3, None)
+        line.pass_by(3)
+        given: list[str] = []
+        line.learner._prepare = lambda product: given.append(line.give(7))
+        line.learner.commit("cam0")
+        assert line.learner.wait_idle(60)
+        assert line.state["phase"] == "offered" and given[0] in line.pictures()
 
 
 def test_roll_back_takes_the_earlier_profile_into_use(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from zsad_agent.teaching import (
     ProductPredictor,
     Profile,
     ProfileStore,
+    TaughtPredictor,
     learn_good,
     make_predictor,
     teach,
@@ -344,6 +345,43 @@ def test_what_is_taught_while_a_profile_is_made_again_stays_in_use(line: Line, m
     making.join()
     found = predictor.predict(good_part(0), "nut").profile
     assert found is not None and found.sha256 == taught.sha256
+
+
+def test_a_profile_that_cannot_be_prepared_does_not_replace_the_one_in_use(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = line.teach("nut")
+    predictor = line.start()
+    predictor.prepare("nut")
+
+    def refuse(predictor: TaughtPredictor, product: str) -> None:
+        raise ProfileError("vectors of another width")
+
+    line.teach("nut", asked_rate=0.2)
+    with monkeypatch.context() as patched:
+        patched.setattr(TaughtPredictor, "prepare", refuse)
+        with pytest.raises(ProfileError, match="another width"):
+            predictor.prepare("nut")
+    found = predictor.predict(good_part(0), "nut").profile
+    assert found is not None and found.sha256 == taught.sha256
+
+
+def test_a_call_that_fails_does_not_stop_one_that_is_still_making_the_profile(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.teach("nut", bundle=OTHER)
+    predictor, again = line.start(), teaching.teach_again
+
+    def fail_meanwhile(*args: Any) -> Any:
+        with monkeypatch.context() as patched:
+            patched.setattr(line.store, "current", lambda product: None)
+            with pytest.raises(ProfileError, match="was removed"):
+                predictor.prepare("nut")
+        return again(*args)
+
+    monkeypatch.setattr(teaching, "teach_again", fail_meanwhile)
+    predictor.prepare("nut")
+    assert predictor.predict(good_part(0), "nut").profile is not None
 
 
 def test_each_camera_may_be_given_a_product_of_its_own(line: Line) -> None:
