@@ -16,8 +16,9 @@ from zsad_agent.messages import VerdictCounts
 from zsad_agent.monitoring import HealthState, health_state
 from zsad_agent.probing import list_devices, list_genicam, probe_broker, probe_source
 from zsad_agent.teaching import ProfileStore
+from zsad_agent.web.config_api import restored
 from zsad_agent.web.hub import as_jpeg
-from zsad_agent.web.live import JPEG, MAX_TEXT, Camera, Text, station_of
+from zsad_agent.web.live import JPEG, MAX_TEXT, Camera, Text, newest_frame, station_of
 from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, Visitor, WebParts
 from zsad_core.errors import ProfileError
 from zsad_core.memory import promise_at, recall_interval, to_unit
@@ -340,6 +341,8 @@ def try_source(body: SourceProbe, parts: Parts, visitor: ForAdmin) -> Response:
     named = {key: value for key, value in body if value is not None}
     if len(named) != 1:
         raise HTTPException(422, "name either camera, source or aravis")
+    if body.source is not None:  # the page shows addresses without their passwords
+        named["source"] = restored(body.source, "\n".join(one.source or "" for one in parts.config.every_camera))
     try:
         wanted = SourceConfig(**named)
     except ValidationError as error:
@@ -347,8 +350,8 @@ def try_source(body: SourceProbe, parts: Parts, visitor: ForAdmin) -> Response:
     visitor.note("source tried", after=redacted(*named.values()))
     for station, config in zip(parts.stations, parts.config.every_camera, strict=True):
         is_same = wanted.source == config.source if wanted.source else _path(wanted) == _path(config)
-        if is_same and (newest := station.capture.newest_images(1)):  # a camera can be opened once
-            return Response(as_jpeg(newest[-1], PROBE_WIDTH), media_type="image/jpeg")
+        if is_same and (newest := newest_frame(station)) is not None:  # a camera can be opened once
+            return Response(as_jpeg(newest, PROBE_WIDTH), media_type="image/jpeg")
     return Response(probe_source(wanted), media_type="image/jpeg")
 
 

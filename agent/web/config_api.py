@@ -106,7 +106,7 @@ def check_config(body: Draft, parts: Parts, visitor: ForAdmin) -> Faults:
     visitor.noted = True  # changes nothing
     path = parts.config_path
     try:
-        text = body.yaml if path is None else _restored(body.yaml, _read(path)[0])
+        text = body.yaml if path is None else restored(body.yaml, _read(path)[0])
     except ConfigError as error:
         return Faults(faults=[str(error)])
     return Faults(faults=_faults(parts, text))
@@ -120,7 +120,7 @@ def write_config(body: Edited, parts: Parts, visitor: ForAdmin, after: Backgroun
         before, sha256 = _read(path)
         if body.sha256 != sha256:
             raise HTTPException(409, f"{path} has changed since you read it: read it again")
-        text = _restored(body.yaml, before)
+        text = restored(body.yaml, before)
         written = _write(parts, path, text)
     visitor.note("config", sha256[:12], written.sha256[:12])
     after.add_task(parts.reload)
@@ -154,6 +154,8 @@ def change_settings(
     with _writing:
         _check_used(parts, path, camera, changes)
         text = _read(path)[0]
+        if body.source is not None:
+            changes["source"] = restored(body.source, text)
         edited, old = _edited(text, camera, changes)
         written = _write_with_mask(parts, path, edited, mask)
     visitor.note(f"{camera} settings", _shown(old), _shown(changes))
@@ -195,7 +197,7 @@ def _hidden(text: str) -> str:
     return _URL.sub(lambda found: redacted(found[0]), text)
 
 
-def _restored(text: str, before: str) -> str:
+def restored(text: str, before: str) -> str:
     """With the credentials of `before` where `text` hides them.
 
     Raises:

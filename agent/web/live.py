@@ -6,12 +6,14 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
+from zsad_agent.capture import CAMERA
 from zsad_agent.inspection import Station
 from zsad_agent.messages import Result
 from zsad_agent.serving import is_on_loopback
@@ -146,12 +148,24 @@ async def read_live(
 @router.get("/cameras/{camera}/frame.jpg", response_class=Response, responses=JPEG)
 def read_frame(camera: Camera, parts: Parts, visitor: ForOperator, width: Width = 1280) -> Response:
     """Gives the newest whole frame, inspected or not. Header `X-Frame-Size`: its `WIDTHxHEIGHT` in pixels."""
-    newest = station_of(parts, camera).capture.newest_images(1)
-    if not newest:
+    newest = newest_frame(station_of(parts, camera))
+    if newest is None:
         raise HTTPException(404, f"{camera} has not given a picture yet")
-    h, w = newest[-1].shape[:2]
+    h, w = newest.shape[:2]
     headers = {"X-Frame-Size": f"{w}x{h}", "Cache-Control": "no-store"}
-    return Response(as_jpeg(newest[-1], width), media_type="image/jpeg", headers=headers)
+    return Response(as_jpeg(newest, width), media_type="image/jpeg", headers=headers)
+
+
+def newest_frame(station: Station) -> np.ndarray | None:
+    """The newest whole frame, uint8 [H, W, 3]; None: there is none yet.
+
+    Raises:
+        HTTPException: 409, the camera is lost: its last picture is old.
+    """
+    newest = station.capture.newest_images(1)
+    if newest and (fault := station.status.fault_of(CAMERA)) is not None:
+        raise HTTPException(409, fault)
+    return newest[-1] if newest else None
 
 
 @router.post(

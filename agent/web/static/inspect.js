@@ -11,6 +11,7 @@ import { MOST_REJECTS, PLOT_S, addToPlot, cameraOf, liveOf, shownVerdict, withRe
 import { t } from "./texts.js";
 
 const REPORT_MS = 30000;
+const OLD_MS = 3000; // a picture that is so much older than the newest result is marked
 const GALLERY_MS = 800; // between two changes of the gallery
 const A_PICTURE_MS = 200; // and so much more for each new picture, with the agent's own pause
 const SIGNS = { ok: "tick", warn: "warning", fail: "cross", off: "off" };
@@ -91,6 +92,7 @@ function picturePart(app) {
   const isOn = (label) => label.querySelector("input").checked;
   const resultOf = (id) => liveOf(app.state, app.state.camera).recent.find((one) => one.id === id);
   let early = null; // the id of a picture that came before its result
+  let drawn = { id: null, at: Infinity }; // the picture, and when its part passed
   const legend = h(
     "div",
     { class: "legend" },
@@ -119,6 +121,7 @@ function picturePart(app) {
       }
       const result = resultOf(id);
       early = result ? null : id;
+      drawn = { id, at: result ? Date.parse(result.captured_at) : Infinity };
       const isShown = isOn(regions) && result && result.verdict !== "ok"; // a box on a good part would mislead
       if (isShown) drawRegions(canvas, result);
       canvas.setAttribute(
@@ -135,10 +138,17 @@ function picturePart(app) {
     legend,
   );
   canvas.setAttribute("aria-label", t("inspect.waiting"));
-  const update = (state) => {
+  /** Whether newer parts have no picture, for example because the frame was damaged. */
+  const isOld = (state, nowMs) => {
+    const { recent, heardMs } = liveOf(state, state.camera);
+    const newest = recent.at(-1);
+    const laterMs = newest && newest.id !== drawn.id ? Date.parse(newest.captured_at) - drawn.at : 0;
+    return laterMs > OLD_MS || (laterMs > 0 && nowMs - heardMs > OLD_MS);
+  };
+  const update = (state, nowMs) => {
     live.look();
     if (early !== null && resultOf(early)) live.redraw();
-    const isStale = shownVerdict(state).result === undefined;
+    const isStale = shownVerdict(state).result === undefined || isOld(state, nowMs);
     if (section.classList.toggle("stale", isStale) && failure.hidden) {
       failure.hidden = false;
       setText(failure, t("inspect.stale"));
@@ -223,6 +233,7 @@ function linePart(app) {
   };
   fill().catch(() => {});
   product.addEventListener("change", async () => {
+    product.blur(); // or the list would not follow a product that the PLC chooses
     if (!(await attempt(place, () => api.setProduct(camera.name, product.value))))
       product.value = cameraOf(app.state).product;
   });
@@ -286,7 +297,7 @@ function plotPart(app) {
   const box = h("div", { class: "plot" });
   const plot = new ScorePlot(box);
   const { camera } = app.state;
-  if (camera !== null && liveOf(app.state, camera).plot.length < 60) {
+  const read = () =>
     api.scores(camera, PLOT_S / 60).then(
       ({ at, score, verdict, threshold }) => {
         const old = at.map((time, place) => ({
@@ -302,7 +313,7 @@ function plotPart(app) {
       },
       () => {}, // history is off: the plot begins now
     );
-  }
+  if (camera !== null && liveOf(app.state, camera).plot.length < 60) read();
   const key = h(
     "p",
     { class: "plot-key" },
@@ -313,6 +324,7 @@ function plotPart(app) {
   return {
     section: card(t("inspect.plot", { n: PLOT_S / 60 }), box, key),
     update: (state, nowMs) => plot.update(liveOf(state, state.camera).plot, nowMs),
+    reread: read,
     leave: () => plot.leave(),
   };
 }
@@ -326,7 +338,7 @@ function galleryPart(app) {
   section.classList.add("gallery-card");
   const { camera } = app.state;
   let changedMs = -Infinity;
-  if (camera !== null && liveOf(app.state, camera).rejects.length < MOST_REJECTS) {
+  const read = () =>
     api.results({ camera, verdict: "anomalous", limit: MOST_REJECTS }).then(
       ({ results }) => {
         const rejects = withRejects(liveOf(app.state, camera).rejects, results);
@@ -334,7 +346,7 @@ function galleryPart(app) {
       },
       () => {}, // history is off: the gallery begins now
     );
-  }
+  if (camera !== null && liveOf(app.state, camera).rejects.length < MOST_REJECTS) read();
   const update = (state, nowMs) => {
     const { rejects } = liveOf(state, state.camera);
     const present = new Set([...list.children].map((item) => item.dataset.key));
@@ -347,21 +359,23 @@ function galleryPart(app) {
     none.hidden = true;
     sync(list, rejects, ({ id }) => id, resultCard);
   };
-  return { section, update };
+  return { section, update, reread: read };
 }
 
-/** Shows the last part of a quiet line, if it passed lately. */
+/** Shows the last part of a quiet line, if it passed lately, and after the part that is shown. */
 async function readLast(app) {
   const { camera } = app.state;
-  if (camera === null || liveOf(app.state, camera).shown !== null) return;
-  const { results } = await api.results({ camera, limit: 1 });
-  if (results.length === 0 || liveOf(app.state, camera).shown !== null) return;
-  const isNew = Date.now() - Date.parse(results[0].captured_at) < 1000 * PLOT_S;
-  if (isNew) app.dispatch({ type: "history", camera, changes: { shown: results[0], recent: results } });
+  const { results } = camera === null ? { results: [] } : await api.results({ camera, limit: 1 });
+  if (results.length === 0) return;
+  const passed = Date.parse(results[0].captured_at);
+  const { shown, recent } = liveOf(app.state, camera);
+  if (Date.now() - passed > 1000 * PLOT_S || (shown !== null && passed <= Date.parse(shown.captured_at))) return;
+  app.dispatch({ type: "history", camera, changes: { shown: results[0], recent: [...recent, ...results] } });
 }
 
 export function inspectPage(main, app) {
-  readLast(app).catch(() => {}); // history is off: the next part is the first
+  const readNewest = () => readLast(app).catch(() => {}); // history is off: the next part is the first
+  if (app.state.camera !== null && liveOf(app.state, app.state.camera).shown === null) readNewest();
   const parts = [
     verdictPart(),
     picturePart(app),
@@ -384,6 +398,11 @@ export function inspectPage(main, app) {
   );
   return {
     update: (state, nowMs) => parts.forEach((part) => part.update?.(state, nowMs)),
+    /** Events were missed: what came meanwhile is read from the history. */
+    reread() {
+      readNewest();
+      parts.forEach((part) => part.reread?.());
+    },
     leave: () => parts.forEach((part) => part.leave?.()),
   };
 }

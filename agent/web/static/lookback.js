@@ -144,12 +144,16 @@ export function lookBackPage(main, app) {
   const more = button(t("lookback.more"), () => read(false));
   let next = null;
   let asked = 0;
+  let filters = null; // of what is shown
   const read = (afresh) =>
     attempt(place, async () => {
-      const filters = filtersOf(new FormData(form));
+      if (afresh) filters = filtersOf(new FormData(form));
       const mine = (asked += 1);
       if (afresh) more.hidden = true;
-      const found = await api.results({ ...filters, limit: A_PAGE, before: afresh ? null : next });
+      const ask = (before) => api.results({ ...filters, limit: A_PAGE, before });
+      let found = await ask(afresh ? null : next);
+      // The agent stops a long search now and then.
+      while (mine === asked && found.results.length === 0 && found.next !== null) found = await ask(found.next);
       if (mine === asked) {
         // the answer to an older question may come later
         if (afresh) rows.replaceChildren();

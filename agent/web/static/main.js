@@ -33,7 +33,7 @@ const banners = document.getElementById("banners");
 const spoken = document.getElementById("spoken");
 
 let state = INITIAL;
-let page = null; // {update?, leave?}
+let page = null; // {update?, reread?, leave?}
 let place = null;
 let dirty = false;
 let connection = null;
@@ -324,7 +324,10 @@ const LISTENERS = {
 function onConnection(next) {
   const before = state.connection;
   app.dispatch({ type: "connection", connection: next });
-  if (before === "lost" && next === "ok") readAll().catch(() => {});
+  if (before === "lost" && next === "ok") {
+    readAll().catch(() => {});
+    page?.reread?.();
+  }
 }
 
 async function start() {

@@ -166,7 +166,7 @@ function drawingPart(app, camera, { title, text, make, read }) {
   let shown = JSON.stringify([camera.source, camera.frame_wh]);
   const update = ({ source, frame_wh: frame }) => {
     const key = JSON.stringify([source, frame]);
-    if (key === shown) return;
+    if (frame === null || key === shown) return; // no frame yet after a reload: what was painted stays
     shown = key;
     load();
   };
@@ -187,7 +187,7 @@ function regionPart(app, camera) {
   return drawingPart(app, camera, {
     title: t("setup.region"),
     text: t("region.text"),
-    make: ({ bitmap, frame }) => regionEditor({ bitmap, frame, region: camera.region_xywh }),
+    make: ({ bitmap, frame }) => regionEditor({ bitmap, frame, region: (cameraOf(app.state) ?? camera).region_xywh }),
     read: (editor) => ({ region_xywh: editor.value() }),
   });
 }

@@ -4,6 +4,7 @@ export const MOST_REJECTS = 12; // in the gallery
 export const LEAST_SHOWN_MS = 200; // of a verdict: a screen that changes faster flashes, which can hurt people
 const MOST_RECENT = 60; // results that are kept to find the one of a picture
 export const PLOT_S = 600;
+const LATE_MS = 1000; // results that waited longer were not drawn: the newest is shown, not the worst
 const REFUSED = 3; // attempts after which the stream of events counts as refused
 const WORST_FIRST = { anomalous: 2, unknown: 1, ok: 0 };
 
@@ -23,6 +24,7 @@ const NOTHING = {
   shownMs: -Infinity,
   heardMs: -Infinity,
   pending: [],
+  pendingMs: -Infinity, // when the first of them came
   recent: [],
   rejects: [], // newest first
   plot: [],
@@ -84,6 +86,7 @@ function addResult(state, result, nowMs) {
   return withLive(state, result.camera, {
     heardMs: nowMs,
     pending: [...live.pending.slice(1 - MOST_RECENT), result],
+    pendingMs: live.pending.length ? live.pendingMs : nowMs,
     recent: [...live.recent.slice(1 - MOST_RECENT), result],
     rejects: isReject ? withRejects(live.rejects, [result]) : live.rejects,
     plot: addToPlot(live.plot, point),
@@ -98,7 +101,8 @@ function advance(state, nowMs) {
   let next = state;
   for (const [camera, live] of Object.entries(state.live)) {
     if (live.pending.length && nowMs - live.shownMs >= LEAST_SHOWN_MS) {
-      next = withLive(next, camera, { shown: worst(live.pending), shownMs: nowMs, pending: [] });
+      const shown = nowMs - live.pendingMs > LATE_MS ? live.pending.at(-1) : worst(live.pending);
+      next = withLive(next, camera, { shown, shownMs: nowMs, pending: [] });
     }
   }
   return next;
@@ -162,7 +166,7 @@ function lightOf(state, name) {
 /** What the large verdict says: `{verdict, key?, text?, result?}`. It never says OK while something is in doubt. */
 export function shownVerdict(state) {
   const camera = cameraOf(state);
-  if (state.connection === "lost") return { verdict: "unknown", key: "inspect.no_connection" };
+  if (["lost", "refused"].includes(state.connection)) return { verdict: "unknown", key: "inspect.no_connection" };
   if (camera === null) return { verdict: "unknown", key: "inspect.no_camera" };
   if (camera.paused) return { verdict: "paused", key: "inspect.paused" };
   const light = lightOf(state, `camera ${camera.name}`);

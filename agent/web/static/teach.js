@@ -56,8 +56,7 @@ function showPart(app, camera, onChange) {
   const place = answerPlace();
   const act = (values, onRefusal = (error) => Promise.reject(error)) =>
     attempt(place, async () => {
-      const state = await api.teachAction(camera, values).catch(onRefusal);
-      app.dispatch({ type: "teach", camera, state });
+      await takeAnswer(app, camera, api.teachAction(camera, values).catch(onRefusal));
     });
   const start = startForm(cameraOf(app.state), (values) =>
     act({ action: "start", ...values }, async (error) => {
@@ -99,7 +98,7 @@ function showPart(app, camera, onChange) {
     bar.setAttribute("aria-label", t("teach.progress", { n: state.pictures, needed: state.needed }));
     setText(text, t("teach.progress", { n: state.pictures, needed: state.needed }));
     finish.hidden = state.phase !== "gathering";
-    finish.disabled = state.pictures < COUNT.least;
+    finish.disabled = state.pictures < COUNT.least || !app.isAdmin();
     setText(finish, t("teach.finish", { n: state.pictures }));
   };
   return {
@@ -130,11 +129,7 @@ function checkPart(app, camera, onChange) {
     attempt(
       place,
       async () => {
-        app.dispatch({
-          type: "teach",
-          camera,
-          state: await api.teachAction(camera, { action: "good", id: picture.id }),
-        });
+        await takeAnswer(app, camera, api.teachAction(camera, { action: "good", id: picture.id }));
         onChange();
       },
       t("teach.kept"),
@@ -168,6 +163,7 @@ function thresholdPart(app, camera, onChange) {
   const empty = h("p", { class: "hint" }, t("threshold.empty"));
   let timer = null;
   let asked = 0;
+  let isMoved = false; // by the person, since the scores were read
   const ask = async (value) => {
     const number = (asked += 1);
     const found = await api.threshold(camera, value);
@@ -179,6 +175,7 @@ function thresholdPart(app, camera, onChange) {
   const slider = thresholdSlider({
     readOnly: !app.isAdmin(),
     onMove(value) {
+      isMoved = true;
       clearTimeout(timer);
       timer = setTimeout(
         () => ask(value).catch((error) => answer(place, "bad", error.message, error.status > 0)),
@@ -217,6 +214,7 @@ function thresholdPart(app, camera, onChange) {
     body.hidden = isEmpty;
     empty.hidden = !isEmpty;
     slider.set({ goods: found.goods_scores, value: moves ? found.value : slider.value });
+    if (moves) isMoved = false;
     setText(source, t("threshold.in_use", { value: scoreText(cameraOf(app.state).threshold) }));
   };
   const showBads = (pictures) => {
@@ -232,27 +230,36 @@ function thresholdPart(app, camera, onChange) {
       buttons.hidden = isOffered;
       source.hidden = isOffered;
     },
-    dragged: () => slider.value,
+    dragged: () => (isMoved ? slider.value : TAUGHT),
     showBads,
     leave: () => clearTimeout(timer),
   };
+}
+
+/** Shows the state that a request answers, unless an event has told a newer one meanwhile. */
+async function takeAnswer(app, camera, request) {
+  const before = app.state.teach[camera];
+  const state = await request;
+  if (app.state.teach[camera] === before) app.dispatch({ type: "teach", camera, state });
 }
 
 /** Step 4: into use, with the threshold `dragged`, or back. */
 function usePart(app, camera, dragged) {
   const place = answerPlace();
   let seen; // the hash of the offer that is shown
-  const act = (action, done) =>
-    attempt(
-      place,
-      async () => {
-        const own = action === "commit" ? { offer: seen } : {};
-        if (action === "commit" && dragged() !== TAUGHT) own.threshold = dragged();
-        app.dispatch({ type: "teach", camera, state: await api.teachAction(camera, { action, ...own }) });
-        await app.readCameras();
-      },
-      done,
-    );
+  let isBusy = false; // a second tap would be refused, and hide the answer to the first
+  const act = async (action, done) => {
+    if (isBusy) return;
+    isBusy = true;
+    const own = action === "commit" ? { offer: seen } : {};
+    if (action === "commit" && dragged() !== TAUGHT) own.threshold = dragged();
+    const send = async () => {
+      await takeAnswer(app, camera, api.teachAction(camera, { action, ...own }));
+      await app.readCameras();
+    };
+    await attempt(place, send, done);
+    isBusy = false;
+  };
   const offer = h("div");
   const commit = button(t("teach.commit"), () => act("commit", t("teach.committed")), { class: "strong" });
   const back = button(t("teach.roll_back"), async () => {
@@ -311,7 +318,7 @@ export function teachPage(main, app) {
   let known = null;
   let readMs = -Infinity;
   let due = true;
-  api.teach(camera).then((state) => app.dispatch({ type: "teach", camera, state }), fail);
+  takeAnswer(app, camera, api.teach(camera)).catch(fail);
   limit.read(true).catch(fail);
   return {
     update(state, nowMs) {

@@ -77,6 +77,14 @@ test("what the agent says often is told in the language of the page, also in par
   assert.deepEqual(reason("paused"), { text: "paused", lang: "en" });
 });
 
+test("a mark is answered in the language of the page", () => {
+  useTexts("de", MESSAGES.de, JSON.parse(readFileSync(new URL("reasons.de.json", import.meta.url))));
+  assert.equal(
+    reason("line3-b1-7 is marked as bad, and its product learns from it").text,
+    "line3-b1-7 ist als schlecht markiert, und sein Produkt lernt daraus",
+  );
+});
+
 test("a share is never rounded to none or all", () => {
   assert.deepEqual([0, 0.0001, 0.0123, 0.2, 0.9999, 1].map(percent), ["0%", "0.1%", "1.2%", "20%", "99.9%", "100%"]);
   assert.equal(percent(null), "–");
@@ -153,6 +161,22 @@ test("no doubt is ever shown as OK", () => {
     "paused",
   );
   assert.equal(shownVerdict(stateAfter(...ok)).verdict, "ok");
+});
+
+test("results that came while the page was hidden are not shown late: the newest is", () => {
+  const state = stateAfter(
+    { type: "result", result: result("anomalous"), nowMs: 1000 },
+    { type: "result", result: result("ok"), nowMs: 9000 },
+    { type: "advance", nowMs: 9001 },
+  );
+  assert.equal(shownVerdict(state).verdict, "ok");
+  assert.equal(liveOf(state, "cam0").rejects.length, 1);
+});
+
+test("a verdict is not shown while no events can come", () => {
+  const ok = { type: "result", result: result("ok"), nowMs: 0 };
+  const state = stateAfter(ok, { type: "advance", nowMs: 0 }, { type: "connection", connection: "refused" });
+  assert.equal(shownVerdict(state).verdict, "unknown");
 });
 
 test("problems come worst first, and old ones are not told when the agent is silent", () => {

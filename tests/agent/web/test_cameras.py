@@ -339,8 +339,8 @@ def test_source_that_hangs_is_given_up_and_only_one_is_tried_at_a_time(
 
 def test_source_in_use_is_shown_without_opening_it_again(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zsad_agent.web.cameras.probe_source", lambda config: pytest.fail("opened"))
-    answer = page.admin.ask("POST", "/probe/source", {"source": f"rtsp://user:{SECRET}@10.0.0.9/s?token=x"})
-    assert answer.status == 200
+    for source in (f"rtsp://user:{SECRET}@10.0.0.9/s?token=x", "rtsp://***@10.0.0.9/s?…"):
+        assert page.admin.ask("POST", "/probe/source", {"source": source}).status == 200
 
 
 def test_broker_is_tried_and_told_in_words(

@@ -204,6 +204,14 @@ def test_another_source_replaces_the_earlier_one_and_the_audit_has_no_password(p
     assert SECRET not in told and "rtsp://***@10.0.0.9/s?…" in told
 
 
+def test_the_address_that_the_page_shows_keeps_its_password_when_it_is_written_back(page: Page) -> None:
+    before = page.text
+    assert page.changed(source="rtsp://***@10.0.0.9/s?…")["source"]["source"] in before and SECRET in page.text
+    refused = page.patch(source="rtsp://***@10.0.0.7/other")
+    assert refused.status == 422 and "write this address in full" in refused.error
+    assert SECRET in page.text
+
+
 def test_a_genicam_camera_replaces_the_earlier_source(page: Page) -> None:
     assert page.changed(aravis="Basler-1")["source"] == {"aravis": "Basler-1"}
 

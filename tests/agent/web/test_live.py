@@ -21,7 +21,7 @@ from mqtt_listener import wait_until
 from page_server import API, Client, make_server, with_passwords
 from result_maker import make_result
 
-from zsad_agent.capture import INFERENCE, CameraStatus
+from zsad_agent.capture import CAMERA, INFERENCE, CameraStatus
 from zsad_agent.daemon.web import WebServer
 from zsad_agent.messages import Result
 from zsad_agent.web import EventHub, EventWatch, LivePictures
@@ -176,6 +176,15 @@ def test_frame_is_the_newest_of_the_camera_with_its_size(page: Page) -> None:
     picture = cv2.imdecode(np.frombuffer(answer.body, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None and picture.shape == (48, 64, 3)
     assert answer.headers["X-Frame-Size"] == "640x480"
+
+
+def test_the_frame_of_a_lost_camera_is_refused_with_the_reason(page: Page) -> None:
+    page.stations["free"].capture.images = [PICTURE]
+    page.stations["free"].status.fault(CAMERA, "camera lost: /dev/video0 is gone")
+    refused = page.client.ask("GET", "/cameras/free/frame.jpg")
+    assert refused.status == 409 and "/dev/video0 is gone" in refused.error
+    page.stations["free"].status.clear(CAMERA)
+    assert page.client.ask("GET", "/cameras/free/frame.jpg").status == 200
 
 
 def test_events_come_as_they_happen_and_a_new_page_gets_the_newest_of_each_kind(page: Page) -> None:
