@@ -102,6 +102,8 @@ def run(args: argparse.Namespace, command_line: str) -> None:
     text = _embeddings(args, checkpoint)
     tables = [_read_table(path) for path in args.evaluation]
     threshold = _threshold(args, record, Threshold)
+    # The tables have validation's threshold.
+    unknown = {} if args.threshold is None else {"recall": None, "false_reject_rate": None}
     prompts = prompt_arrays(detector.head, text)
     graph = to_openvino(detector)
     irs: dict[Precision, tuple[bytes, bytes]] = {}
@@ -138,7 +140,9 @@ def run(args: argparse.Namespace, command_line: str) -> None:
         region_level=record["region_level"],
         evaluation=Evaluation(
             protocol=" / ".join(dict.fromkeys(table.protocol for table in tables)),
-            rows=tuple(row for table in tables for row in table.rows if row.dataset != "mean"),
+            rows=tuple(
+                row.model_copy(update=unknown) for table in tables for row in table.rows if row.dataset != "mean"
+            ),
         )
         if tables
         else None,

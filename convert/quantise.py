@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from zsad_convert.gate import Metrics, given_to_graph, is_mask
+from zsad_convert.gate import Metrics, given_to_graph
 from zsad_core.bundle import Calibration
-from zsad_core.data import Sample
+from zsad_core.data import Sample, is_mask
 from zsad_core.errors import ConfigError
 from zsad_core.openvino_offline import import_openvino
 from zsad_core.picture import find_images, read_image, resize_to_input

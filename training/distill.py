@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsad_core.command import guarded
 from zsad_training.distil import load_teacher, parser, read_distil_config
-from zsad_training.train import embed, log_to_stderr, make_record, read_parts, start
+from zsad_training.train import embed, log_to_stderr, make_record, read_parts, start, warn_of_known_validation
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -55,6 +55,8 @@ def distil(
     checks = check_data and processes.is_first
     parts = read_parts(config, check_data=checks)
     unlabelled = read_unlabelled(spec.unlabelled, check=checks)
+    if processes.is_first:
+        warn_of_known_validation(file, checkpoint.record, config)
     teacher = _teacher(config, checkpoint, parts, processes)
     text, detector, earlier = start(config, parts, processes)
     asked = _with_cache(teacher, config, processes) if spec.cache else teacher
@@ -111,7 +113,7 @@ def _with_cache(teacher: "Teacher", config: "DistilConfig", processes: "Processe
 
 def with_teacher(record: dict[str, Any], config: "DistilConfig", teacher: "Checkpoint", file: Path) -> dict[str, Any]:
     """The student's record with the teacher and its training data, which the student also learnt from."""
-    theirs = teacher.record
+    theirs, unlabelled = teacher.record, {spec.path.name for spec in config.distillation.unlabelled}
     licences = [
         *record["licences"],
         *(
@@ -127,7 +129,7 @@ def with_teacher(record: dict[str, Any], config: "DistilConfig", teacher: "Check
         logger.warning("%s does not name its training data: any data set may be known to its student", file)
     model = teacher.detector.config
     return record | {
-        "trained_on": sorted({*record["trained_on"], *theirs["trained_on"]}),
+        "trained_on": sorted({*record["trained_on"], *theirs["trained_on"], *unlabelled}),
         "licences": [one for index, one in enumerate(licences) if one not in licences[:index]],
         "teacher": {
             "file": file.name,

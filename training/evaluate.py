@@ -71,6 +71,9 @@ def run(args: argparse.Namespace) -> None:
     from zsad_training.pictures import read_datasets
     from zsad_training.run import pick_device
 
+    names = [root.name for root in args.data]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"--data: two folders are called {twice}, and rows have a folder's name: evaluate one by one")
     if args.report:
         args.report.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)

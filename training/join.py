@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zsad_core.command import guarded
 from zsad_core.errors import ConfigError
-from zsad_training.train import log_to_stderr, read_parts
+from zsad_training.train import held_out, log_to_stderr, read_parts
 
 if TYPE_CHECKING:
     from zsad_core.model import Checkpoint
@@ -44,7 +44,7 @@ def join(first: Path, second: Path, out: Path, command: str, *, data_root: Path 
                 f"{path}: is no checkpoint of this trainer with a method with text, so it cannot be joined"
             )
     config = _settings(one, first, data_root)
-    if (ours := _held_out(one)) != (theirs := _held_out(other)):
+    if (ours := held_out(one.record["settings"])) != (theirs := held_out(other.record["settings"])):
         raise ConfigError(f"{second}: its validation part is {theirs}, that of {first} {ours}: train both alike")
     parts = read_parts(config, check_data=False)
     prompts = other.detector.head.prompt_vectors(torch.from_numpy(other.text_embeddings[GENERIC_PRODUCT])[None])
@@ -72,13 +72,6 @@ def _settings(checkpoint: "Checkpoint", path: Path, data_root: Path | None) -> "
     datasets = tuple(spec.model_copy(update={"path": data_root / spec.path.name}) for spec in config.datasets)
     textures = config.textures and config.textures.model_copy(update={"path": data_root / config.textures.path.name})
     return config.model_copy(update={"datasets": datasets, "textures": textures})
-
-
-def _held_out(checkpoint: "Checkpoint") -> str:
-    """Names the images that training did not use."""
-    settings = checkpoint.record["settings"]
-    fraction, names = settings["validation"]["fraction"], [Path(spec["path"]).name for spec in settings["datasets"]]
-    return f"{fraction:g} of {', '.join(names)} (train_split {settings['train_split']}, seed {settings['seed']})"
 
 
 def _record(one: "Checkpoint", other: "Checkpoint", command: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import logging
 import platform
 import random
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -138,6 +139,8 @@ def start(
         text_dim=len(next(iter(text.values()))) if text else 1,
         plain=processes.device.type == "cpu" and (config.optimisation.trainable_blocks > 0 or not text),
     )
+    if earlier is not None and config.model.start is not None and processes.is_first:
+        warn_of_known_validation(config.model.start, earlier, config)
     return text, detector, earlier
 
 
@@ -174,6 +177,20 @@ def _newly_embedded(text_encoder: str, products: list[str], device: str) -> "dic
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return found
+
+
+def held_out(settings: Mapping[str, Any]) -> str:
+    """Names the validation images of a run with these settings."""
+    fraction, names = settings["validation"]["fraction"], [Path(spec["path"]).name for spec in settings["datasets"]]
+    return f"{fraction:g} of {', '.join(names)} (train_split {settings['train_split']}, seed {settings['seed']})"
+
+
+def warn_of_known_validation(file: Path, record: Mapping[str, Any], config: "TrainConfig") -> None:
+    """Warns if the detector in `file` may have been trained on validation images of this run."""
+    theirs = held_out(record["settings"]) if "settings" in record else "nothing that is known"
+    if theirs != (ours := held_out(config.model_dump(mode="json"))):
+        text = "%s held out %s, this run %s: it may know validation images, so the threshold may not fit other images"
+        logger.warning(text, file, theirs, ours)
 
 
 def make_record(

@@ -14,5 +14,4 @@ from .gate import given_to_graph as given_to_graph
 from .parity import compiled_in_float32 as compiled_in_float32
 from .parity import measure_parity as measure_parity
 from .parity import parity_faults as parity_faults
-from .pictures import is_mask as is_mask
 from .pictures import labelled_pictures as labelled_pictures

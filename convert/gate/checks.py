@@ -100,7 +100,7 @@ def parity_pictures(args: argparse.Namespace) -> list[Path]:
     Raises:
         ConfigError: there are no images.
     """
-    from zsad_convert.gate.pictures import is_mask
+    from zsad_core.data import is_mask
     from zsad_core.picture import find_images
 
     found = [path for path in find_images(args.images) if not is_mask(path.relative_to(args.images))]

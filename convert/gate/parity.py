@@ -62,6 +62,8 @@ def measure_parity(
             ir_map, ir_score = answer["anomaly_map"], answer["anomaly_score"]
             if not (np.isfinite(ir_map).all() and np.isfinite(ir_score).all()):
                 raise ParityError(f"{path}: the exported graph gives values that are not finite")
+            if not (torch_map.isfinite().all() and torch_score.isfinite().all()):
+                raise ParityError(f"{path}: the checkpoint gives values that are not finite")
             worst_map = max(worst_map, float(np.abs(ir_map - torch_map.numpy()).max()))
             worst_score = max(worst_score, float(np.abs(ir_score - torch_score.numpy()).max()))
             count += 1

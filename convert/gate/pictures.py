@@ -39,9 +39,3 @@ def labelled_pictures(root: Path, max_images: int) -> list[Sample]:
 def evenly_spaced(items: list[T], count: int) -> list[T]:
     """At most `count` of the items, in their order."""
     return items if len(items) <= count else [items[index * len(items) // count] for index in range(count)]
-
-
-def is_mask(inside: Path) -> bool:
-    """Whether a file is a mask, by its path inside a data set's folder."""
-    folders = [part.lower() for part in inside.parts[:-1]]  # VisA's is Masks
-    return any(folder == "masks" or folder.startswith(("ground_truth", "ground truth")) for folder in folders)

@@ -1,3 +1,4 @@
+from .layout import is_mask as is_mask
 from .reader import raise_faults as raise_faults
 from .reader import scan_dataset as scan_dataset
 from .sample import GOOD as GOOD

@@ -22,6 +22,12 @@ Truth = Literal[
 ]
 
 
+def is_mask(inside: Path) -> bool:
+    """Whether a file is a mask, by its path inside a data set's folder."""
+    folders = [part.lower() for part in inside.parts[:-1]]  # VisA's is Masks
+    return any(folder == "masks" or folder.startswith(("ground_truth", "ground truth")) for folder in folders)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
     """The images in and below the folders of one template."""

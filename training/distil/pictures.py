@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zsad_core.bundle import GENERIC_PRODUCT
-from zsad_core.data import GOOD, Sample, raise_faults
+from zsad_core.data import GOOD, Sample, is_mask, raise_faults
 from zsad_core.errors import DatasetError
 from zsad_core.picture import find_images, resize_to_input
 from zsad_training.config import SamplingSpec
@@ -78,6 +78,7 @@ def read_unlabelled(specs: Iterable[FolderSpec], *, check: bool) -> list[list[Sa
                 mask=None,
             )
             for image in find_images(spec.path)
+            if not is_mask(image.relative_to(spec.path))
         ]
         if not found:
             raise DatasetError(f"{spec.path}: no pictures in this folder or below it")

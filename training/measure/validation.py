@@ -157,6 +157,7 @@ def good_part_threshold(good_scores: Mapping[Group, list[float]], false_reject_r
 class PixelLevel:
     """The map value with the best F1 over all validation pixels. Every image has equal weight."""
 
+    UNSET = 0.5
     _EDGES = np.linspace(0, 1, 257)
 
     def __init__(self) -> None:
@@ -175,7 +176,9 @@ class PixelLevel:
         self._outside += other._outside
 
     def result(self) -> float:
-        """In [0, 1]: where a region starts."""
+        """In [0, 1]: where a region starts; `UNSET` if no defect had a mask."""
+        if not self._inside.any():
+            return self.UNSET
         found, false = self._inside[::-1].cumsum()[::-1], self._outside[::-1].cumsum()[::-1]
         f1 = 2 * found / np.maximum(found + false + self._inside.sum(), 1e-12)
         return float(self._EDGES[max(1, int(np.argmax(f1)))])

@@ -8,7 +8,7 @@ from typing import Any
 from zsad_core.backbones import BackboneConfig, build_backbone, plain_attention, take_size
 from zsad_core.errors import WeightsError
 from zsad_core.model import Detector, DetectorConfig, VisualAdOptions, load_checkpoint
-from zsad_core.weights import RANDOM, check_state
+from zsad_core.weights import check_state
 from zsad_training.config import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,6 @@ def _start_from(detector: Detector, path: Path) -> dict[str, Any]:
     state = earlier.detector.state_dict()
     check_state(path, detector.state_dict(), state)
     detector.load_state_dict(state)
-    if detector.config.backbone_weights == RANDOM:  # keeps the licence of the original weights
-        origin = earlier.detector.config.backbone_weights
-        detector.config = detector.config.model_copy(update={"backbone_weights": origin})
+    origin = earlier.detector.config.backbone_weights  # its licence applies, also if the run names other weights
+    detector.config = detector.config.model_copy(update={"backbone_weights": origin})
     return earlier.record

@@ -11,10 +11,10 @@ torch = pytest.importorskip("torch")
 
 from mvtec_tree import make_mvtec_tree
 
-from zsad_convert.gate import Metrics, is_mask, labelled_pictures
+from zsad_convert.gate import Metrics, labelled_pictures
 from zsad_convert.gate.gate import gate_faults
 from zsad_core.bundle import Gate, GateRow
-from zsad_core.data import GOOD, Sample
+from zsad_core.data import GOOD, Sample, is_mask
 from zsad_core.errors import DatasetError
 
 

@@ -78,6 +78,13 @@ def test_unlabelled_images_come_from_all_subfolders(data, augment):
     assert (len({item.digest for item in items}) == 3) == (augment == "none")  # the folder has three
 
 
+def test_the_masks_of_a_data_set_are_no_unlabelled_images(tmp_path):
+    for folder in ("test/dent", "ground_truth/dent"):
+        write_pictures(tmp_path / "plates" / folder)
+    (found,) = read_unlabelled((FolderSpec(path=tmp_path / "plates"),), check=True)
+    assert found and all(one.place.startswith("test/") for one in found)
+
+
 def test_the_configured_share_is_unlabelled(data):
     labelled = [small_pictures(with_unlabelled(data, 0.5))[index].is_labelled for index in range(12)]
     assert 2 < sum(labelled) < 10

@@ -159,6 +159,13 @@ def test_region_level_lies_between_good_and_defective_values():
     assert 0.3 < level.result() <= 0.7
 
 
+def test_region_level_is_not_chosen_without_masks():
+    level = PixelLevel()
+    level.update(scored(sample("dent", has_mask=False), 0.5, outside=0.99))
+    level.update(scored(sample("good", 1), 0.1, outside=0.2))
+    assert level.result() == 0.5
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 8])
 def test_a_sheet_has_good_images_and_images_of_every_defect(count: int):
     samples = [sample(number=n) for n in range(50)] + [sample("crack", n) for n in range(9)] + [sample("dent", 1)]

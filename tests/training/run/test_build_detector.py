@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -7,8 +9,9 @@ from small_model import TEXT_DIM, record, small_detector, text_embeddings
 
 from zsad_core.errors import WeightsError
 from zsad_core.model import save_checkpoint
-from zsad_training.config import ModelSpec
+from zsad_training.config import ModelSpec, TrainConfig
 from zsad_training.run import build_detector
+from zsad_training.train import warn_of_known_validation
 
 HW = (64, 96)
 
@@ -61,6 +64,14 @@ def test_a_run_from_a_checkpoint_names_the_original_weights(files, tmp_path):
         spec(files, weights=None, start=tmp_path / "first.safetensors"), text_dim=TEXT_DIM, plain=True
     )
     assert then.config.backbone_weights == "original.safetensors"
+
+
+def test_a_checkpoint_that_may_know_validation_images_is_named(files, caplog):
+    config = TrainConfig(datasets=({"path": Path("plates")},), out=Path("out"), seed=1)
+    for seed in (1, 2):
+        earlier = {"settings": config.model_copy(update={"seed": seed}).model_dump(mode="json")}
+        warn_of_known_validation(Path("first.safetensors"), earlier, config)
+        assert ("it may know validation images" in caplog.text) == (seed == 2)
 
 
 def test_a_checkpoint_with_other_shapes_is_refused(files):

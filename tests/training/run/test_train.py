@@ -170,6 +170,8 @@ def test_the_command_line_trains_and_evaluates(data, tmp_path, capsys):
     flags = ["--data", str(data / "drawn"), "--out", str(tmp_path), "--input-size", "64", "--epochs", "1"]
     assert main([*flags, "--batch-size", "8", "--workers", "0", "--seed", "3"]) == 0
     best = Path(capsys.readouterr().out.strip())
+    assert evaluate([str(best), "--data", str(data / "drawn"), str(tmp_path / "drawn")]) == 2
+    assert "two folders are called drawn" in capsys.readouterr().err
     assert load_checkpoint(best).record["trained_on"] == ["drawn"]
     table = tmp_path / "table.json"
     report = tmp_path / "report"
