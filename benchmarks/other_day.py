@@ -14,6 +14,7 @@ usage.
 import argparse
 import sys
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -47,12 +48,15 @@ def copy_dataset(dataset: Path, out: Path) -> int:
     found, faults = scan_dataset(dataset)
     raise_faults(faults)
     samples = [sample for sample in found if sample.split == "test"]
+    alike = Counter((sample.product, sample.defect, sample.image.name) for sample in samples)
     for sample in samples:
-        inside = f"test/{sample.defect}/{sample.image.name}"
+        is_alone = alike[sample.product, sample.defect, sample.image.name] == 1
+        name = Path(sample.image.name if is_alone else sample.place.replace("/", "-"))
+        inside = f"test/{sample.defect}/{name}"
         image, mask = on_another_day(*sample.load(), f"{sample.dataset}/{sample.product}/{inside}")
         _write((out / sample.product / inside).with_suffix(".png"), image)
         if sample.mask is not None:
-            truth = out / sample.product / "ground_truth" / sample.defect / f"{sample.image.stem}_mask.png"
+            truth = out / sample.product / "ground_truth" / sample.defect / f"{name.stem}_mask.png"
             _write(truth, mask * 255)
     return len(samples)
 

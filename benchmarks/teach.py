@@ -211,7 +211,9 @@ def methods_of(args: argparse.Namespace) -> list[Method]:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="lines of JSON, read and extended")
+    parser.add_argument(
+        "--results", type=Path, required=True, metavar="FILE", help="lines of JSON of these bundles, read and extended"
+    )
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="folder of the data sets")
     parser.add_argument("--sets", nargs="+", default=SETS, help=f"default: {' '.join(SETS)}")
     parser.add_argument("--counts", nargs="*", type=int, default=COUNTS, help="good parts; default 1 4 16 60")

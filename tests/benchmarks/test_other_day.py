@@ -50,6 +50,17 @@ def test_masks_are_transformed_like_their_images(dataset: Path, tmp_path: Path) 
     assert defects == sum(sample.is_anomalous for sample in samples) > 0
 
 
+def test_images_of_one_name_in_several_folders_are_all_copied(tmp_path: Path) -> None:
+    for item in ("kos01", "kos02"):  # KolektorSDD as its authors publish it
+        folder = tmp_path / "ksdd" / item
+        folder.mkdir(parents=True)
+        for part, label in (("Part0", 0), ("Part1", 255)):
+            cv2.imwrite(str(folder / f"{part}.jpg"), np.full((50, 30, 3), 100, np.uint8))
+            cv2.imwrite(str(folder / f"{part}_label.bmp"), np.full((50, 30), label, np.uint8))
+    assert copied(tmp_path / "ksdd", tmp_path / "day").returncode == 0
+    assert len(scan_dataset(tmp_path / "day/ksdd")[0]) == 4
+
+
 def test_a_name_always_gives_the_same_changes(dataset: Path, tmp_path: Path) -> None:
     for out in ("a", "b"):
         copied(dataset, tmp_path / out)
