@@ -4,12 +4,12 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from zsad_core.command import guarded
-from zsad_core.data import LayoutName
+from zsad_core.data import LayoutName, Sample
 from zsad_core.errors import ConfigError
 from zsad_core.methods import METHODS_WITH_TEXT
 from zsad_core.model import add_checkpoint_flags, chosen_checkpoint
@@ -71,9 +71,6 @@ def run(args: argparse.Namespace) -> None:
     from zsad_training.pictures import read_datasets
     from zsad_training.run import pick_device
 
-    names = [root.name for root in args.data]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"--data: two folders are called {twice}, and rows have a folder's name: evaluate one by one")
     if args.report:
         args.report.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)
@@ -82,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
     set_smaller_sizes(checkpoint.detector, args.smaller_size)
     specs = [DatasetSpec(path=root, layout=args.layout, mask_folder=args.mask_folder) for root in args.data]
     samples = read_datasets(specs, check=not args.skip_data_check, split="test")
+    _check_names(samples, args.data)
     products = {args.product} if args.product else {sample.product for sample in samples}
     text = {name: checkpoint.text_embeddings[name] for name in products & checkpoint.text_embeddings.keys()}
     if checkpoint.detector.needs_text and (more := sorted(products - text.keys())):
@@ -117,6 +115,16 @@ def run(args: argparse.Namespace) -> None:
         (args.report / "metrics.json").write_text(json)
         (args.report / "metrics.md").write_text(table)
         draw_report(args.report, tallies, sheets)
+
+
+def _check_names(samples: Sequence[Sample], roots: Sequence[Path]) -> None:
+    """Rows have names of folders, so two folders must not give rows of one name."""
+    root_of: dict[tuple[str, str], Path | None] = {}
+    for sample in samples:
+        root = next((root for root in roots if sample.image.is_relative_to(root)), None)
+        if root_of.setdefault((sample.dataset, sample.product), root) != root:
+            name = f"{sample.dataset}/{sample.product}"
+            raise ConfigError(f"--data: two folders give rows called {name}: evaluate them one by one")
 
 
 def set_map_weights(detector: "Detector", **weights: float | None) -> str:

@@ -187,10 +187,13 @@ def held_out(settings: Mapping[str, Any]) -> str:
 
 def warn_of_known_validation(file: Path, record: Mapping[str, Any], config: "TrainConfig") -> None:
     """Warns if the detector in `file` may have been trained on validation images of this run."""
-    theirs = held_out(record["settings"]) if "settings" in record else "nothing that is known"
-    if theirs != (ours := held_out(config.model_dump(mode="json"))):
+    ours = config.model_dump(mode="json")
+    theirs = record.get("settings", ours)
+    is_alike = all(theirs[key] == ours[key] for key in ("train_split", "seed"))
+    is_alike = is_alike and theirs["validation"]["fraction"] == ours["validation"]["fraction"]
+    if not is_alike and {spec.path.name for spec in config.datasets} & set(record.get("trained_on", ())):
         text = "%s held out %s, this run %s: it may know validation images, so the threshold may not fit other images"
-        logger.warning(text, file, theirs, ours)
+        logger.warning(text, file, held_out(theirs), held_out(ours))
 
 
 def make_record(

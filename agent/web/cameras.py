@@ -16,7 +16,7 @@ from zsad_agent.messages import VerdictCounts
 from zsad_agent.monitoring import HealthState, health_state
 from zsad_agent.probing import list_devices, list_genicam, probe_broker, probe_source
 from zsad_agent.teaching import ProfileStore
-from zsad_agent.web.config_api import restored
+from zsad_agent.web.config_api import in_full
 from zsad_agent.web.hub import as_jpeg
 from zsad_agent.web.live import JPEG, MAX_TEXT, Camera, Text, newest_frame, station_of
 from zsad_agent.web.ports import Body, ForAdmin, ForOperator, Parts, Visitor, WebParts
@@ -210,8 +210,8 @@ def read_threshold(
     product, now = inspector.product, parts.commands.state(camera, "threshold")
     is_taught = parts.models.current.predictor.is_taught(product)
     offer = parts.learner.lesson(camera).get("offer") if parts.learner is not None else None
-    if value is None:  # nobody has set one: the offer has its own
-        value = TAUGHT_THRESHOLD if offer is not None and inspector.threshold is None else now["value"]
+    if value is None:
+        value = now["value"] if offer is None else _of_offer(parts, camera)
     taught = _taught(parts.profiles, product) if is_taught else None
     goods: Sequence[float] = ()
     apart, recall = 0, None
@@ -229,6 +229,12 @@ def read_threshold(
         promise=_promise(goods, value, apart) if goods else None,
         recall=_recall(*recall) if recall is not None else None,
     )
+
+
+def _of_offer(parts: WebParts, camera: str) -> float:
+    """The threshold after a commit that names none: one of an earlier command no longer applies."""
+    decision = next(one.decision for one in parts.config.every_camera if one.name == camera)
+    return TAUGHT_THRESHOLD if decision is None or decision.threshold is None else decision.threshold
 
 
 def _promise(goods: Sequence[float], value: float, apart: int) -> PromiseBody:
@@ -342,7 +348,7 @@ def try_source(body: SourceProbe, parts: Parts, visitor: ForAdmin) -> Response:
     if len(named) != 1:
         raise HTTPException(422, "name either camera, source or aravis")
     if body.source is not None:  # the page shows addresses without their passwords
-        named["source"] = restored(body.source, "\n".join(one.source or "" for one in parts.config.every_camera))
+        named["source"] = in_full(body.source, parts)
     try:
         wanted = SourceConfig(**named)
     except ValidationError as error:

@@ -106,7 +106,7 @@ def check_config(body: Draft, parts: Parts, visitor: ForAdmin) -> Faults:
     visitor.noted = True  # changes nothing
     path = parts.config_path
     try:
-        text = body.yaml if path is None else restored(body.yaml, _read(path)[0])
+        text = body.yaml if path is None else _restored(body.yaml, _read(path)[0])
     except ConfigError as error:
         return Faults(faults=[str(error)])
     return Faults(faults=_faults(parts, text))
@@ -120,7 +120,7 @@ def write_config(body: Edited, parts: Parts, visitor: ForAdmin, after: Backgroun
         before, sha256 = _read(path)
         if body.sha256 != sha256:
             raise HTTPException(409, f"{path} has changed since you read it: read it again")
-        text = restored(body.yaml, before)
+        text = _restored(body.yaml, before)
         written = _write(parts, path, text)
     visitor.note("config", sha256[:12], written.sha256[:12])
     after.add_task(parts.reload)
@@ -155,7 +155,7 @@ def change_settings(
         _check_used(parts, path, camera, changes)
         text = _read(path)[0]
         if body.source is not None:
-            changes["source"] = restored(body.source, text)
+            changes["source"] = in_full(body.source, parts, camera)
         edited, old = _edited(text, camera, changes)
         written = _write_with_mask(parts, path, edited, mask)
     visitor.note(f"{camera} settings", _shown(old), _shown(changes))
@@ -197,7 +197,7 @@ def _hidden(text: str) -> str:
     return _URL.sub(lambda found: redacted(found[0]), text)
 
 
-def restored(text: str, before: str) -> str:
+def _restored(text: str, before: str) -> str:
     """With the credentials of `before` where `text` hides them.
 
     Raises:
@@ -214,6 +214,21 @@ def restored(text: str, before: str) -> str:
         return meant.copy().pop()
 
     return _HIDDEN.sub(restore, text)
+
+
+def in_full(source: str, parts: WebParts, camera: str | None = None) -> str:
+    """A source with the credentials that the page does not show. `camera`: whose source is looked at first.
+
+    Raises:
+        ConfigError: it is not clear which credentials are meant.
+    """
+    cameras = sorted(parts.config.every_camera, key=lambda one: one.name != camera)
+    for known in (one.source for one in cameras if one.source is not None):
+        if redacted(known) == source:
+            return known
+    if _HIDDEN.search(source):
+        raise ConfigError(f"{source}: write this address in full, with user and password")
+    return source
 
 
 def _faults(parts: WebParts, text: str) -> list[str]:

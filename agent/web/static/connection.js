@@ -20,10 +20,12 @@ function openStream(listeners, heard, outcome) {
   return api.openEvents(heardBy, outcome);
 }
 
-/** Starts. `listeners`: of events; `onState` gets the state on each change, `onSession` each answer to the ping. */
-export function connect(listeners, { onState, onSession }) {
+/** Starts. `listeners`: of events; `onState` gets the state on each change, `onSession` each answer to the ping.
+ * `onReopened`: the stream is open again, and events were missed. */
+export function connect(listeners, { onState, onSession, onReopened }) {
   let stream = null;
   let streamOpen = false;
+  let wasOpen = false;
   let attempts = 0;
   let answers = true;
   let role; // undefined until the first answer
@@ -54,6 +56,8 @@ export function connect(listeners, { onState, onSession }) {
         streamOpen = true;
         attempts = 0;
         tell();
+        if (wasOpen) onReopened();
+        wasOpen = true;
       },
       failed() {
         drop();

@@ -114,7 +114,7 @@ function picturePart(app) {
       };
     },
     (id, error) => {
-      failure.hidden = error === null;
+      if (error !== null || failure.textContent !== t("inspect.stale")) failure.hidden = error === null;
       if (error !== null) {
         (error.status > 0 ? setSaid : setText)(failure, error.message);
         return;
@@ -233,10 +233,10 @@ function linePart(app) {
   };
   fill().catch(() => {});
   product.addEventListener("change", async () => {
-    product.blur(); // or the list would not follow a product that the PLC chooses
     if (!(await attempt(place, () => api.setProduct(camera.name, product.value))))
       product.value = cameraOf(app.state).product;
   });
+  let chosen = null; // the product as it was told last
   const pause = button("", () => {
     const { paused } = cameraOf(app.state);
     return attempt(place, async () => {
@@ -255,8 +255,7 @@ function linePart(app) {
     const present = cameraOf(state);
     if (!present) return;
     setText(pause, t(present.paused ? "inspect.resume" : "inspect.pause"));
-    if (document.activeElement !== product && product.options.length && product.value !== present.product)
-      product.value = present.product;
+    if (product.options.length && present.product !== chosen) product.value = chosen = present.product;
   };
   return {
     section: card(t("inspect.line"), field(t("product"), product), h("div", { class: "row" }, pause, now), place),
@@ -368,9 +367,11 @@ async function readLast(app) {
   const { results } = camera === null ? { results: [] } : await api.results({ camera, limit: 1 });
   if (results.length === 0) return;
   const passed = Date.parse(results[0].captured_at);
-  const { shown, recent } = liveOf(app.state, camera);
+  const { shown, recent, pending, pendingMs } = liveOf(app.state, camera);
   if (Date.now() - passed > 1000 * PLOT_S || (shown !== null && passed <= Date.parse(shown.captured_at))) return;
-  app.dispatch({ type: "history", camera, changes: { shown: results[0], recent: [...recent, ...results] } });
+  if (recent.some(({ id }) => id === results[0].id)) return;
+  const waits = { pending: [...pending, ...results], pendingMs: pending.length ? pendingMs : performance.now() };
+  app.dispatch({ type: "history", camera, changes: { ...waits, recent: [...recent, ...results] } });
 }
 
 export function inspectPage(main, app) {

@@ -196,4 +196,5 @@ export function lookBackPage(main, app) {
   );
   read(true);
   report.read();
+  return { leave: () => (asked += 1) }; // a long search ends
 }

@@ -324,16 +324,13 @@ const LISTENERS = {
 function onConnection(next) {
   const before = state.connection;
   app.dispatch({ type: "connection", connection: next });
-  if (before === "lost" && next === "ok") {
-    readAll().catch(() => {});
-    page?.reread?.();
-  }
+  if (before === "lost" && next === "ok") readAll().catch(() => {});
 }
 
 async function start() {
   await textsAtLast();
   api.whenSessionEnds(() => connection.ask());
-  connection = connect(LISTENERS, { onState: onConnection, onSession });
+  connection = connect(LISTENERS, { onState: onConnection, onSession, onReopened: () => page?.reread?.() });
   window.addEventListener("hashchange", onHash);
   document.addEventListener("click", (event) => {
     const open = header.querySelector("details[open]");

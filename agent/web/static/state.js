@@ -166,7 +166,8 @@ function lightOf(state, name) {
 /** What the large verdict says: `{verdict, key?, text?, result?}`. It never says OK while something is in doubt. */
 export function shownVerdict(state) {
   const camera = cameraOf(state);
-  if (["lost", "refused"].includes(state.connection)) return { verdict: "unknown", key: "inspect.no_connection" };
+  if (state.connection === "lost") return { verdict: "unknown", key: "inspect.no_connection" };
+  if (state.connection === "refused") return { verdict: "unknown", key: "banner.refused" };
   if (camera === null) return { verdict: "unknown", key: "inspect.no_camera" };
   if (camera.paused) return { verdict: "paused", key: "inspect.paused" };
   const light = lightOf(state, `camera ${camera.name}`);

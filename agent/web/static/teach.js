@@ -10,7 +10,6 @@ import { badPictures, pictureItem, pictureKey, uploader } from "./uploads.js";
 
 const COUNT = { normal: 30, least: 3, most: 1000 };
 const PICTURES_MS = 1500; // between two readings of the list of pictures
-const TAUGHT = 0.5; // the threshold of an offer
 const NOW = { gathering: "teach.gathering_text", learning: "teach.learning_text", offered: "teach.learned_text" };
 const PROMISE_MS = 120; // after the line has moved
 
@@ -230,7 +229,7 @@ function thresholdPart(app, camera, onChange) {
       buttons.hidden = isOffered;
       source.hidden = isOffered;
     },
-    dragged: () => (isMoved ? slider.value : TAUGHT),
+    dragged: () => (isMoved ? slider.value : null),
     showBads,
     leave: () => clearTimeout(timer),
   };
@@ -243,7 +242,7 @@ async function takeAnswer(app, camera, request) {
   if (app.state.teach[camera] === before) app.dispatch({ type: "teach", camera, state });
 }
 
-/** Step 4: into use, with the threshold `dragged`, or back. */
+/** Step 4: into use, with the threshold that the person has `dragged`, or back. */
 function usePart(app, camera, dragged) {
   const place = answerPlace();
   let seen; // the hash of the offer that is shown
@@ -252,7 +251,7 @@ function usePart(app, camera, dragged) {
     if (isBusy) return;
     isBusy = true;
     const own = action === "commit" ? { offer: seen } : {};
-    if (action === "commit" && dragged() !== TAUGHT) own.threshold = dragged();
+    if (action === "commit" && dragged() !== null) own.threshold = dragged();
     const send = async () => {
       await takeAnswer(app, camera, api.teachAction(camera, { action, ...own }));
       await app.readCameras();

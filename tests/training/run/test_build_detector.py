@@ -68,10 +68,10 @@ def test_a_run_from_a_checkpoint_names_the_original_weights(files, tmp_path):
 
 def test_a_checkpoint_that_may_know_validation_images_is_named(files, caplog):
     config = TrainConfig(datasets=({"path": Path("plates")},), out=Path("out"), seed=1)
-    for seed in (1, 2):
-        earlier = {"settings": config.model_copy(update={"seed": seed}).model_dump(mode="json")}
-        warn_of_known_validation(Path("first.safetensors"), earlier, config)
-        assert ("it may know validation images" in caplog.text) == (seed == 2)
+    for seed, trained_on, warns in ((1, ["plates"], False), (2, ["cups"], False), (2, ["plates"], True)):
+        settings = config.model_copy(update={"seed": seed}).model_dump(mode="json")
+        warn_of_known_validation(Path("first.safetensors"), {"settings": settings, "trained_on": trained_on}, config)
+        assert ("it may know validation images" in caplog.text) == warns
 
 
 def test_a_checkpoint_with_other_shapes_is_refused(files):

@@ -3,6 +3,7 @@
 import csv
 import gc
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -170,8 +171,9 @@ def test_the_command_line_trains_and_evaluates(data, tmp_path, capsys):
     flags = ["--data", str(data / "drawn"), "--out", str(tmp_path), "--input-size", "64", "--epochs", "1"]
     assert main([*flags, "--batch-size", "8", "--workers", "0", "--seed", "3"]) == 0
     best = Path(capsys.readouterr().out.strip())
-    assert evaluate([str(best), "--data", str(data / "drawn"), str(tmp_path / "drawn")]) == 2
-    assert "two folders are called drawn" in capsys.readouterr().err
+    shutil.copytree(data / "drawn", tmp_path / "copy" / "drawn")
+    assert evaluate([str(best), "--data", str(data / "drawn"), str(tmp_path / "copy" / "drawn")]) == 2
+    assert "two folders give rows called drawn/plate" in capsys.readouterr().err
     assert load_checkpoint(best).record["trained_on"] == ["drawn"]
     table = tmp_path / "table.json"
     report = tmp_path / "report"
