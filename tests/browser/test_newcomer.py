@@ -105,9 +105,8 @@ class Newcomer:
         assert "region_xywh" in self._station.config and "# above the belt" in self._station.config
         expect(self._page.get_by_text("loads the new settings")).to_have_count(0, timeout=1000 * START_S)
         left = card.get_by_label("Left", exact=True)
-        left.fill("0")
         card.get_by_role("button", name="New picture").click()
-        until(lambda: abs(int(left.input_value() or 0) - BORDER) <= 3, START_S)  # the region that was saved
+        until(lambda: abs(int(left.input_value() or 0) - BORDER) <= 3, START_S)  # the region stays
 
     def _drag_over(self, canvas: Locator, frame_w: int) -> FloatRect:
         """Drags the mouse over the picture without its border; gives the place where the canvas was before."""

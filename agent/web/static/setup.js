@@ -153,11 +153,14 @@ function drawingPart(app, camera, { title, text, make, read }) {
   const place = answerPlace();
   const box = h("div");
   let editor = null;
+  let size = ""; // of the frame under the editor
   const save = button(t("save"), () => change(app, place, read(editor)), { class: "strong", hidden: true });
   const load = () =>
     attempt(place, async () => {
       const { bitmap, frame = [bitmap.width, bitmap.height] } = await api.frame(camera.name, FRAME_WIDTH);
-      editor = make({ bitmap, frame });
+      const before = String(frame) === size ? editor : null;
+      size = String(frame);
+      editor = make({ bitmap, frame, before });
       box.replaceChildren(editor.element);
       save.hidden = false;
       return "";
@@ -187,7 +190,8 @@ function regionPart(app, camera) {
   return drawingPart(app, camera, {
     title: t("setup.region"),
     text: t("region.text"),
-    make: ({ bitmap, frame }) => regionEditor({ bitmap, frame, region: (cameraOf(app.state) ?? camera).region_xywh }),
+    make: ({ bitmap, frame, before }) =>
+      regionEditor({ bitmap, frame, region: before ? before.value() : (cameraOf(app.state) ?? camera).region_xywh }),
     read: (editor) => ({ region_xywh: editor.value() }),
   });
 }
