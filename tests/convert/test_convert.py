@@ -17,7 +17,7 @@ from zsad_convert.bundle import MODEL_CARD, model_card
 from zsad_convert.cli import main
 from zsad_convert.gate.checks import TOLERANCES
 from zsad_core.bundle import RESIZE_RULE, load_bundle
-from zsad_core.model import save_checkpoint
+from zsad_core.model import Detector, save_checkpoint
 from zsad_core.openvino_offline import openvino_core
 from zsad_core.picture import find_images, read_image, resize_to_input
 
@@ -94,6 +94,15 @@ def test_verify_accepts_the_bundles_checkpoint_and_refuses_another(exported, mad
     save_checkpoint(tmp_path / "other.safetensors", other, text_embeddings(), record())
     assert main(["verify", str(out), "--checkpoint", str(tmp_path / "other.safetensors"), *flags]) == 1
     assert "torch and IR differ" in capsys.readouterr().err
+
+
+def test_verify_refuses_a_checkpoint_that_gives_nan(exported, made, tmp_path, monkeypatch, capsys):
+    def predict(detector, images, text=None):
+        return torch.full((1, *images.shape[1:3]), torch.nan), torch.tensor([0.1])
+
+    monkeypatch.setattr(Detector, "predict", predict)
+    assert main(["verify", str(exported[0]), "--checkpoint", str(made[0]), "--images", str(made[1])]) == 1
+    assert "the checkpoint gives values that are not finite" in capsys.readouterr().err
 
 
 def test_verify_names_a_checkpoint_of_another_input_size(exported, made, tmp_path, capsys):
