@@ -89,7 +89,7 @@ def run(args: argparse.Namespace, command_line: str) -> None:
     """
     from zsad_convert.bundle import check_out, serialise, write_bundle
     from zsad_convert.export import prompt_arrays, to_openvino
-    from zsad_core.bundle import Evaluation, ModelFacts, Threshold
+    from zsad_core.bundle import ModelFacts, Threshold
     from zsad_core.facts import ScoreRule
     from zsad_core.text import text_side_bytes
 
@@ -100,10 +100,7 @@ def run(args: argparse.Namespace, command_line: str) -> None:
     checkpoint = chosen_checkpoint(args)
     record, detector, config = checkpoint.record, checkpoint.detector, checkpoint.detector.config
     text = _embeddings(args, checkpoint)
-    tables = [_read_table(path) for path in args.evaluation]
     threshold = _threshold(args, record, Threshold)
-    # The tables have validation's threshold.
-    unknown = {} if args.threshold is None else {"recall": None, "false_reject_rate": None}
     prompts = prompt_arrays(detector.head, text)
     graph = to_openvino(detector)
     irs: dict[Precision, tuple[bytes, bytes]] = {}
@@ -138,14 +135,7 @@ def run(args: argparse.Namespace, command_line: str) -> None:
         prompts=prompts,
         threshold=threshold,
         region_level=record["region_level"],
-        evaluation=Evaluation(
-            protocol=" / ".join(dict.fromkeys(table.protocol for table in tables)),
-            rows=tuple(
-                row.model_copy(update=unknown) for table in tables for row in table.rows if row.dataset != "mean"
-            ),
-        )
-        if tables
-        else None,
+        evaluation=_evaluation(args),
         proof=records[main],
         made_by=f"{record['command']} (seed {record['seed']}, epoch {record['epoch']} by validation); {command_line}",
         licences=_licences(record, config, detector.needs_text),
@@ -233,6 +223,18 @@ def _licences(record: dict[str, Any], config: Any, needs_text: bool) -> "tuple[A
     text_encoder = config.text_encoder if needs_text else None
     of_weights = weights_licences(config.backbone.name, config.backbone_weights, text_encoder)
     return (*of_data, *(licence for licence in of_weights if licence not in of_data))
+
+
+def _evaluation(args: argparse.Namespace) -> Any:
+    from zsad_core.bundle import Evaluation
+
+    tables = [_read_table(path) for path in args.evaluation]
+    if not tables:
+        return None
+    rows = [row for table in tables for row in table.rows if row.dataset != "mean"]
+    if args.threshold is not None:  # the tables have validation's
+        rows = [row.model_copy(update={"recall": None, "false_reject_rate": None}) for row in rows]
+    return Evaluation(protocol=" / ".join(dict.fromkeys(table.protocol for table in tables)), rows=tuple(rows))
 
 
 def _read_table(path: Path) -> Any:
