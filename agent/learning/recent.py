@@ -6,6 +6,7 @@ restart forgets them.
 """
 
 import contextlib
+import io
 import math
 import re
 import time
@@ -71,8 +72,8 @@ class RecentParts:
         self._ids: dict[bool, deque[str]] = {True: deque(), False: deque()}  # rejects or passes, oldest first
         whole = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         for path in whole:
-            with contextlib.suppress(ZsadError):
-                self._ids[self.find(path.stem).facts.verdict is not Verdict.OK].append(path.stem)
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                self._ids[self._read(path.stem).facts.verdict is not Verdict.OK].append(path.stem)
         known = {*self._ids[True], *self._ids[False]}
         for path in folder.iterdir():
             if path.stem not in known:  # of a killed or failed write
@@ -137,19 +138,22 @@ class RecentParts:
             if part.id == part_id:
                 return part
         try:
-            facts = PartFacts.model_validate_json(self._path(part_id, ".json").read_bytes()[:MAX_JSON_BYTES])
-            jpeg = self._path(part_id, ".jpg").read_bytes()
-            with self._path(part_id, ".npy").open("rb") as file:
-                anomaly_map = np.load(file, allow_pickle=False)
+            return self._read(part_id)
         except (OSError, ValueError) as error:
             raise ZsadError(
                 f"the picture of result {part_id} is no longer there: of each camera the last {MAX_REJECTS} rejects "
                 f"and {MAX_PASSES} passes are kept, one pass in {PASS_EVERY_S:g} s, and for some seconds one in "
                 f"{FRESH_EVERY_S:g} s"
             ) from error
-        return RecentPart(
-            id=part_id, facts=facts, picture=KeptPicture(name=part_id, jpeg=jpeg), anomaly_map=anomaly_map
-        )
+
+    def _read(self, part_id: str) -> RecentPart:
+        facts = PartFacts.model_validate_json(self._path(part_id, ".json").read_bytes()[:MAX_JSON_BYTES])
+        jpeg, npy = (self._path(part_id, suffix).read_bytes() for suffix in (".jpg", ".npy"))
+        if not (jpeg and npy):  # a power cut leaves empty files
+            raise ValueError("an empty file")
+        anomaly_map = np.load(io.BytesIO(npy), allow_pickle=False)
+        picture = KeptPicture(name=part_id, jpeg=jpeg)
+        return RecentPart(id=part_id, facts=facts, picture=picture, anomaly_map=anomaly_map)
 
     def _delete(self, part_id: str) -> None:
         for suffix in SUFFIXES:

@@ -61,7 +61,13 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
     source.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
     source.add_argument("--preset", help=f"shipped settings: {', '.join(known_presets)}; flags override them")
     result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
-    result.add_argument("--data", type=Path, nargs="+", help="folders of data sets; all have equal weight")
+    result.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        help="folders of data sets; all have equal weight. One with the name of a folder in the settings keeps its "
+        "licence, source, layout and mask folder",
+    )
     result.add_argument(
         "--layout",
         choices=get_args(LayoutName),
@@ -212,9 +218,14 @@ def read_settings(
     if args.layout and not args.data:
         raise ConfigError("--layout applies to --data only: give each set of --config its own `layout:`")
     if args.data:
-        values["datasets"] = [{"path": path, "layout": args.layout or "auto"} for path in args.data]
+        known = values.get("datasets")
+        values["datasets"] = [
+            _described(path, known if isinstance(known, list) else [])
+            | ({"layout": args.layout} if args.layout else {})
+            for path in args.data
+        ]
     if args.textures:
-        values["textures"] = {"path": args.textures}
+        values["textures"] = _described(args.textures, [values.get("textures")])
     if args.input_size is not None:
         _overlay(values, ("model", "input_hw"), [args.input_size, args.input_size])
     for setting in args.set:
@@ -225,6 +236,12 @@ def read_settings(
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ConfigError("tensorboard: its package is missing. Install it with: pip install 'zsad-agent[tensorboard]'")
     return config.with_data_root(args.data_root) if args.data_root else config
+
+
+def _described(path: Path, known: Any) -> dict[str, Any]:
+    """A data set at `path`: as the one of the settings whose folder has the same name, if there is one."""
+    alike = [one for one in known if isinstance(one, dict) and Path(str(one.get("path"))).name == path.name]
+    return {**(alike[0] if alike else {}), "path": path}
 
 
 def read_configs(args: argparse.Namespace) -> dict[str, "TrainConfig"]:

@@ -51,6 +51,27 @@ def test_the_ring_goes_on_after_a_restart_and_deletes_what_a_kill_left(tmp_path:
     assert sorted(path.stem for path in tmp_path.glob("*.jpg")) == [f"line3-b1-{seq}" for seq in (1, 4, 5, 6)]
 
 
+@pytest.mark.parametrize("suffix", [".json", ".jpg", ".npy"])
+def test_files_that_a_power_cut_left_empty_are_deleted(tmp_path: Path, suffix: str) -> None:
+    fill(RecentParts(tmp_path), 4)
+    (tmp_path / f"line3-b1-2{suffix}").write_bytes(b"")
+    parts = RecentParts(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {"line3-b1-1", "line3-b1-3", "line3-b1-4"}
+    fill(parts, 6)
+
+
+def test_nothing_is_deleted_while_the_disk_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(RecentParts(tmp_path), 4)
+
+    def broken(self: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+        patched.setattr(Path, "read_bytes", broken)
+        RecentParts(tmp_path)
+    assert RecentParts(tmp_path).find("line3-b1-4").facts.score == 0.9
+
+
 def test_a_part_that_was_refused_without_a_score_can_be_marked(tmp_path: Path) -> None:
     refused = make_result(1, verdict=Verdict.UNKNOWN, anomaly_score=None, reason="another part: as a whole")
     RecentParts(tmp_path).keep(refused, VIEW, MAP, 0.2)

@@ -147,6 +147,16 @@ def test_the_layout_flag_applies_to_every_data_flag():
     assert [spec.layout for spec in config.datasets] == ["auto"]
 
 
+def test_a_folder_with_the_name_of_one_in_the_settings_keeps_its_licence_and_masks():
+    found = read_config(
+        parser().parse_args(["--preset", "zsad-small", "--data", "my/deeppcb", "b", "--textures", "my/cc0_textures"])
+    )
+    mine, other = found.datasets
+    assert (mine.path, mine.licence, mine.mask_folder) == (Path("my/deeppcb"), "MIT", "ground_truth_xor")
+    assert (other.path, other.licence, other.mask_folder) == (Path("b"), "not stated", None)
+    assert (found.textures.path, found.textures.licence) == (Path("my/cc0_textures"), "CC0-1.0")
+
+
 def test_the_layout_flag_without_sets_is_refused():
     with pytest.raises(ConfigError, match="--layout applies to --data only"):
         read_config(parser().parse_args(["--out", "o", "--layout", "tn3k"]))
