@@ -93,6 +93,11 @@ class PageFilter(Filter):
 
 class CsvFilter(Filter):
     limit: int | None = Field(default=None, ge=1, lt=1 << 62, description="Without it, all results.")
+    decimal: Literal["point", "comma"] = Field(
+        default="point",
+        description="comma: for a spreadsheet that writes numbers so. Semicolons separate the cells then, and the text "
+        "begins with a byte order mark.",
+    )
 
 
 class ShownResult(Result, json_schema_extra={}):
@@ -359,12 +364,13 @@ def shrunk(jpeg: bytes, width: int) -> bytes:
 
 def _csv(parts: WebParts, asked: CsvFilter) -> Iterator[str]:
     """Lines of the table. Each query is short, however slowly the client reads."""
-    yield _line([*COLUMNS, *MORE_COLUMNS])
+    comma = asked.decimal == "comma"
+    yield ("\ufeff" if comma else "") + _line([*COLUMNS, *MORE_COLUMNS], comma)
     before, left = asked.before, asked.limit if asked.limit is not None else 1 << 62
     while left > 0:
         with _history(parts).reading() as db:
             found = find(db, asked.wanted, before=before, limit=min(CSV_PAGE, left))
-        yield "".join(_line(_cells(stored)) for stored in found.results)
+        yield "".join(_line(_cells(stored), comma) for stored in found.results)
         left -= len(found.results)
         if found.next is None:
             return
@@ -383,11 +389,13 @@ def _cells(stored: Stored) -> list[Any]:
     return [*(result.get(column) for column in COLUMNS), *more]
 
 
-def _line(cells: Sequence[Any]) -> str:
+def _line(cells: Sequence[Any], comma: bool) -> str:
     """A line of CSV. Text that a spreadsheet would calculate gets an apostrophe: a file's name may hold anything."""
     text = io.StringIO()
     safe = [f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell for cell in cells]
-    csv.writer(text).writerow(safe)
+    if comma:
+        safe = [str(cell).replace(".", ",") if isinstance(cell, float) else cell for cell in safe]
+    csv.writer(text, delimiter=";" if comma else ",").writerow(safe)
     return text.getvalue()
 
 

@@ -5,7 +5,7 @@ import { answerPlace, attempt, button, card, choice, choiceOf, field, h, said } 
 import { markButtons, showDetail, thumbnail, verdictChip } from "./detail.js";
 import { dayAndClock, partName, scoreText } from "./format.js";
 import { reportPart } from "./report.js";
-import { t } from "./texts.js";
+import { currentLanguage, t } from "./texts.js";
 
 const A_PAGE = 50;
 const MARKS = { good: "mark.is_good", bad: "mark.is_bad" };
@@ -160,7 +160,7 @@ export function lookBackPage(main, app) {
         rows.append(...found.results.map(resultRow));
         next = found.next;
         more.hidden = next === null;
-        csv.href = api.csvUrl(filters);
+        csv.href = api.csvUrl({ ...filters, decimal: currentLanguage() === "de" ? "comma" : null });
       }
       return t("lookback.count", { n: rows.children.length });
     });

@@ -299,6 +299,14 @@ def test_csv_has_every_result_and_no_formula(page: Page) -> None:
     assert len(page.client.ask("GET", "/results.csv?limit=3&verdict=anomalous").body.splitlines()) == 4
 
 
+def test_csv_for_a_spreadsheet_with_decimal_commas(page: Page) -> None:
+    page.put(make_result(1, source_name="a;b, 1.5 ü.png"))
+    text = page.client.ask("GET", "/results.csv?decimal=comma").body.decode()
+    assert text.startswith("\ufeffid;")
+    (row,) = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=";")
+    assert (row["anomaly_score"], row["source_name"], row["seq"]) == ("0,9", "a;b, 1.5 ü.png", "1")
+
+
 def test_history_that_is_off_or_broken_is_said(page: Page, tmp_path: Path) -> None:
     with make_server(tmp_path / "other") as server:
         assert server.port is not None
