@@ -214,6 +214,7 @@ def export_dataset(store: ProfileStore, folder: Path, product: str | None = None
     except OSError as error:
         raise ProfileError(f"{folder}: the data set cannot be written: {error.strerror or error}") from error
     if not count:
+        folder.rmdir()
         raise ProfileError(f"{store.folder}: nothing was taught yet")
     return count
 

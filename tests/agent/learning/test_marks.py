@@ -48,6 +48,7 @@ def test_the_exported_data_set_is_read_like_any_other(tmp_path: Path) -> None:
 def test_export_refuses_an_empty_store_and_a_folder_that_exists(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="nothing was taught"):
         export_dataset(ProfileStore(tmp_path / "none"), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
     with pytest.raises(ProfileError, match="is there already"):
         export_dataset(ProfileStore(tmp_path / "none"), tmp_path)
 
