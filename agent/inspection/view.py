@@ -79,7 +79,7 @@ class View:
         """The prediction without the ignored pixels: their map values are 0, and the score is that of the other pixels.
 
         Raises:
-            ImageError: the mask has another aspect ratio than the frame, or covers the whole region.
+            ImageError: the mask has another aspect ratio than the frame, or covers the whole region, or the whole part.
             ConfigError: the model's score cannot be computed again from a part of the map.
         """
         if self._mask is None:

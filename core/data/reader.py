@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from zsad_core.data.layout import Listing, Pictures, Tree
+from zsad_core.data.layout import Listing, Pictures, Tree, is_mask
 from zsad_core.data.sample import GOOD, Sample, Split
 from zsad_core.data.table import LAYOUTS, LayoutName
 from zsad_core.errors import DatasetError, ImageError
@@ -36,6 +36,8 @@ def scan_dataset(
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
+    if root.name in ("", ".."):  # the folder's name is the name of the data set
+        root = root.resolve()
     tree, dataset, top = _find_tree(root, layout)
     if mask_folder is not None and tree.mask_folder is None:
         raise DatasetError(f"{root}: mask folder {mask_folder!r} is given, but this layout has no mask folder")
@@ -124,6 +126,9 @@ class _Reading:
             if "category" in values and values["category"] not in categories:
                 continue
             if values.get("defect") == self.mask_folder:
+                continue
+            if is_mask(Path(values.get("defect", ""), "x")):
+                logger.warning("%s: is skipped, as masks. To use them, name it (--mask-folder, mask_folder:)", folder)
                 continue
             defect = pictures.defect or values["defect"]
             defect = GOOD if defect == pictures.good else defect

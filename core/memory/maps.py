@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zsad_core.errors import ImageError
+
 TOP_FRACTION = 0.01  # of the map's highest values, whose mean is the score
 MOST_BACKGROUND = 3.0  # in z: of a map's median; a picture that differs more than that everywhere is not excused
 FLOOR = -3.0  # lowest z of a pixel on the part; the pixels beside the part have exactly this value
@@ -108,7 +110,7 @@ def top_mean(z: np.ndarray, ignored: np.ndarray | None = None) -> float:
 
 
 def taught_score(anomaly_map: np.ndarray, scale: float, ignored: np.ndarray | None = None) -> float:
-    """The score of a map of a taught product, in [0, 1): 0.5 at the threshold; 0 if no pixel counts.
+    """The score of a map of a taught product, in [0, 1): 0.5 at the threshold.
 
     Args:
         anomaly_map: float32 [h, w] of `to_unit`.
@@ -116,6 +118,10 @@ def taught_score(anomaly_map: np.ndarray, scale: float, ignored: np.ndarray | No
         ignored: bool [h, w], True where the map does not count; None: nowhere.
 
     Raises:
+        ImageError: no pixel on the part counts.
         ValueError: a value is NaN.
     """
-    return float(to_unit(top_mean(from_unit(anomaly_map, scale), ignored), scale))
+    score = top_mean(from_unit(anomaly_map, scale), ignored)
+    if score <= FLOOR:
+        raise ImageError("the part lies where ignore_mask ignores the picture, so nothing of it was inspected")
+    return float(to_unit(score, scale))

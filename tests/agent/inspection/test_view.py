@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ from zsad_agent.inspection.overlay import render_heatmap
 from zsad_agent.inspection.view import Rectangle
 from zsad_core.errors import ConfigError, ImageError
 from zsad_core.facts import ScoreRule
-from zsad_core.memory import to_unit
+from zsad_core.memory import FLOOR, to_unit
 from zsad_core.types import Prediction, ProfileName, Region
 
 RULE = ScoreRule(top_fraction=0.0, pool=1)
@@ -131,6 +132,9 @@ def test_mask_counts_for_the_score_of_a_taught_product(tmp_path: Path) -> None:
     assert corrected.anomaly_score == pytest.approx(float(to_unit(5.0, 4.0)), abs=1e-5)
     assert not corrected.anomaly_map[:, 15:].any()
     assert (corrected.threshold, corrected.profile, corrected.scale) == (0.5, taught.profile, 4.0)
+    z[:, :15] = FLOOR  # the part stops under the mask
+    with pytest.raises(ImageError, match="ignore_mask ignores the picture"):
+        view.correct(replace(taught, anomaly_map=to_unit(z, 4.0)), (60, 40), None)
 
 
 def test_overlay_colours_only_the_inspected_part() -> None:

@@ -86,6 +86,30 @@ def test_another_mask_folder_is_used_if_the_layout_has_mask_folders(tmp_path):
         read_dataset(tn3k, mask_folder="other")
 
 
+@pytest.mark.parametrize(("chosen", "area"), [(None, AREA), ("ground_truth_2", 2 * AREA)])
+def test_masks_of_a_further_annotation_are_no_pictures(tmp_path, chosen, area):
+    both = np.maximum(SPOT, SPOT_2)
+    files = {"good/0.png": PICTURE, "bad/0.png": PICTURE, "ground_truth/bad/0.png": SPOT}
+    root = make(tmp_path / "set", files | {"ground_truth_2/bad/0.png": both})
+    (bad,) = [sample for sample in read_dataset(root, mask_folder=chosen) if sample.is_anomalous]
+    assert (bad.defect, int(bad.load()[1].sum())) == ("bad", area)
+
+
+def test_masks_in_a_folder_of_another_name_are_no_pictures(tmp_path, caplog):
+    root = make(tmp_path / "set", {"good/0.png": PICTURE, "hole/0.png": PICTURE, "masks/hole/0.png": SPOT})
+    assert [(sample.defect, sample.has_pixel_truth) for sample in read_dataset(root)] == [
+        ("good", True),
+        ("hole", False),
+    ]
+    assert "is skipped, as masks. To use them, name it" in caplog.text
+    assert all(sample.has_pixel_truth for sample in read_dataset(root, mask_folder="masks"))
+
+
+def test_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path / "bolts", {"good/0.png": PICTURE, "bad/0.png": PICTURE}))
+    assert {(sample.dataset, sample.product) for sample in read_dataset(Path())} == {("bolts", "bolts")}
+
+
 def test_hidden_folders_are_ignored(tmp_path):
     root = make(tmp_path / "set", mvtec_tree("bottle") | {"bottle/test/.ipynb_checkpoints/1.png": PICTURE})
     assert len(read_dataset(root)) == 3

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from zsad_core.errors import ImageError
 from zsad_core.memory import FLOOR, Spread, from_unit, fuse, taught_score, to_unit, top_mean
 
 
@@ -67,7 +68,8 @@ def test_score_of_the_final_map_is_that_of_the_map_in_z() -> None:
     z[:, :20] = FLOOR
     found = taught_score(to_unit(z, 3.0), 3.0)
     assert found == pytest.approx(float(to_unit(top_mean(z), 3.0)), abs=1e-6)
-    assert taught_score(to_unit(z, 3.0), 3.0, np.ones(z.shape, bool)) == 0.0
+    with pytest.raises(ImageError, match="nothing of it was inspected"):
+        taught_score(to_unit(z, 3.0), 3.0, z > FLOOR)
 
 
 def test_nan_in_a_map_is_an_error_and_not_a_good_part() -> None:
