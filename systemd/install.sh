@@ -126,6 +126,7 @@ fi
 run "$venv/bin/zsad-agent" check --config "$config_dir/agent.yaml" ||
     fail "the new version does not accept $config_dir/agent.yaml (see above), so nothing was replaced. Correct it and run this script again."
 
+run sync -f "$venv" # a power cut soon after this must not leave empty files
 run ln -sfn "${venv##*/}" "$program/venv.next"
 run mv -T "$program/venv.next" "$program/venv"
 incomplete=''
@@ -145,11 +146,12 @@ fi
 run install -m 644 "$here/zsad-agent.service" "$unit_dir/zsad-agent.service"
 if [[ -z $root && -d /run/systemd/system ]]; then
     run systemctl daemon-reload
-    if systemctl is-active -q zsad-agent; then
+    if [[ $(systemctl is-active zsad-agent) =~ ^(active|activating|reloading)$ ]]; then
         run systemctl restart zsad-agent
         echo "Restarted with the new version."
     fi
 fi
+run sync -f "$program"
 # Last, because the old version still starts camera processes until the restart.
 for old in "$program"/venv-*; do
     [[ $old == "$venv" || ! -d $old ]] || run rm -rf "$old"

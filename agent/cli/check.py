@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,7 +62,8 @@ def find_faults(settings: Settings) -> Iterator[str]:
 
     A missing camera is not a fault: it may be connected later, and the agent reports it as lost until then.
     """
-    from zsad_agent.config import EMBEDDED_BROKER, INSTALL_PLANT, default_state_dir
+    from zsad_agent.config import EMBEDDED_BROKER, INSTALL_PLANT
+    from zsad_agent.doctor import place_of
     from zsad_core.bundle import read_trusted_keys
 
     config = settings.config
@@ -71,7 +73,7 @@ def find_faults(settings: Settings) -> Iterator[str]:
     ]
     for where, camera in cameras:
         yield from _source_faults(settings, where, camera)
-    folder = config.profiles_folder(default_state_dir())
+    folder = config.profiles_folder(place_of(settings).state)
     store = None if folder is None else teaching.ProfileStore(folder, must_exist=config.profiles is not None)
     if store is not None:
         yield from _fault(settings.where("profiles"), store.products)
@@ -94,7 +96,8 @@ def find_faults(settings: Settings) -> Iterator[str]:
         yield from _fault(settings.where("inference", "trusted_keys"), read_trusted_keys, [path])
     yield from _fault(settings.where("inference", "device"), model.check_device, config.inference.device)
     at = settings.where("mqtt", mqtt.password_key(config.mqtt))
-    yield from _fault(at, mqtt.read_password, config.mqtt)
+    if config.mqtt.password_credential is None or config.mqtt.username is None or "CREDENTIALS_DIRECTORY" in os.environ:
+        yield from _fault(at, mqtt.read_password, config.mqtt)  # systemd gives a credential to the service alone
     if config.mqtt.broker.startswith("mqtts:"):
         try:
             mqtt.make_context(config.mqtt.tls)

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -85,6 +86,8 @@ def main(arguments: list[str]) -> int:
     _check(text, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode(), mode=FILE_MODE)
+    if path.parent.stat().st_mode & stat.S_ISGID:  # of an installed service, whose group writes too
+        path.chmod(FILE_MODE)
     print(next_steps(answers, path, is_known=is_known))
     return 0
 

@@ -65,6 +65,7 @@ def run_agent(config: AgentConfig, options: RunOptions) -> int:
             fault = f"the new config cannot be started, so the earlier one is used again: {error}"
             logger.error("%s", fault)
             config, before = before, None
+            configure_logging(config.log_level, config.log_format)
             continue
         if restart.config is None or options.stop.is_set():
             return code

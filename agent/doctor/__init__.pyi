@@ -9,6 +9,7 @@ from .inference import check_inference as check_inference
 from .machine import check_clock as check_clock
 from .machine import check_folders as check_folders
 from .machine import check_service as check_service
+from .machine import place_of as place_of
 from .machine import service_finding as service_finding
 from .network import check_broker as check_broker
 from .network import check_certificates as check_certificates

@@ -43,6 +43,14 @@ def test_defaults_give_a_config_without_faults(tmp_path: Path, capsys: pytest.Ca
     assert stat.S_IMODE(out.stat().st_mode) & 0o007 == 0  # the address of a camera may hold a password
 
 
+def test_the_page_of_an_installed_service_can_write_the_config(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc").chmod(0o2775)  # as `install.sh` makes it
+    out = tmp_path / "etc" / "agent.yaml"
+    assert main(["init", "--yes", "--camera", "0", "--out", str(out)]) == 0
+    assert stat.S_IMODE(out.stat().st_mode) == 0o660
+
+
 def test_every_question_is_also_a_flag(tmp_path: Path) -> None:
     out, parts = tmp_path / "agent.yaml", tmp_path / "my parts"
     parts.mkdir()

@@ -9,6 +9,8 @@ from bundle_attacks import make_key, write_public_key
 from zsad_agent.cli.check import find_faults
 from zsad_agent.cli.main import main
 from zsad_agent.config import default_cache_dir, default_state_dir, load_settings
+from zsad_agent.doctor import machine
+from zsad_agent.teaching import ProfileStore
 from zsad_core.errors import ConfigError
 
 
@@ -188,6 +190,37 @@ def test_check_names_unusable_keys_and_a_bundle_without_a_trusted_signature(tmp_
 def test_check_accepts_a_camera_that_is_missing(tmp_path: Path, tiny_bundle: Path) -> None:
     path = write(tmp_path, f"source:\n  camera: 250\ninference:\n  bundle: {tiny_bundle}\n")
     assert list(find_faults(load_settings(path))) == []
+
+
+def test_check_accepts_a_credential_that_only_the_service_gets(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    of_bundle = f"inference:\n  bundle: {tiny_bundle}\nmqtt:\n  password_credential: mqtt\n"
+    assert list(find_faults(load_settings(write(tmp_path, f"{of_bundle}  username: me\n")))) == []
+    (fault,) = find_faults(load_settings(write(tmp_path, of_bundle)))
+    assert "there is no mqtt.username" in fault
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))  # as the service
+    (fault,) = find_faults(load_settings(write(tmp_path, f"{of_bundle}  username: me\n")))
+    assert "mqtt.password_credential" in fault
+
+
+def test_check_of_root_looks_for_products_where_the_service_stores_them(
+    tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, f"inference:\n  bundle: {tiny_bundle}\n")
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setattr(machine, "DEFAULT_CONFIG_PATH", path)
+    monkeypatch.setattr(machine, "UNITS", [path])
+    looked_in: list[Path] = []
+
+    def products(store: ProfileStore) -> list[str]:
+        looked_in.append(store.folder)
+        return []
+
+    monkeypatch.setattr(ProfileStore, "products", products)
+    assert list(find_faults(load_settings(path))) == []
+    assert set(looked_in) == {Path("/var/lib/zsad-agent/profiles")}
 
 
 def test_check_command_exits_two_with_a_line_for_each_fault(

@@ -162,6 +162,10 @@ def test_an_expired_certificate_fails_and_one_that_soon_expires_warns(tmp_path: 
     found = list(check_certificates(settings_of(web=web, mqtt={"broker": "mqtts://h", "tls": tls})))
     assert states(iter(found)) == {"web.certificate": "warn", "mqtt.tls.cert_file": "fail", "mqtt.tls.ca_file": "fail"}
     assert all(finding.advice for finding in found)
+    several = tmp_path / "several.pem"  # one of its authorities has expired, as in those of an operating system
+    several.write_bytes(expired.cert.read_bytes() + authority.cert.read_bytes())
+    only_ca = {"broker": "mqtts://h", "tls": {"ca_file": several}}
+    assert states(check_certificates(settings_of(mqtt=only_ca))) == {"mqtt.tls.ca_file": "warn"}
     long = authority.sign("long", valid_to=timedelta(days=400))
     web = {"certificate": long.cert, "key": long.key}
     assert states(check_certificates(settings_of(web=web))) == {"web.certificate": "ok"}
