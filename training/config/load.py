@@ -61,13 +61,7 @@ def add_setting_flags(result: argparse.ArgumentParser, known_presets: list[str])
     source.add_argument("--config", type=Path, help="YAML file of settings; flags override it")
     source.add_argument("--preset", help=f"shipped settings: {', '.join(known_presets)}; flags override them")
     result.add_argument("--out", type=Path, help="folder for best.safetensors, resume.pt and log.csv")
-    result.add_argument(
-        "--data",
-        type=Path,
-        nargs="+",
-        help="folders of data sets; all have equal weight. One with the name of a folder in the settings keeps its "
-        "licence, source, layout and mask folder",
-    )
+    result.add_argument("--data", type=Path, nargs="+", help="folders of data sets; all have equal weight")
     result.add_argument(
         "--layout",
         choices=get_args(LayoutName),
