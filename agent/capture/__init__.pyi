@@ -1,6 +1,7 @@
 from .camera_status import CAMERA as CAMERA
 from .camera_status import DRIFT as DRIFT
 from .camera_status import INFERENCE as INFERENCE
+from .camera_status import MODEL as MODEL
 from .camera_status import PART as PART
 from .camera_status import PROCESS as PROCESS
 from .camera_status import CameraStatus as CameraStatus

@@ -9,7 +9,9 @@ from zsad_agent.system import utc_text
 
 # parts that can have a fault
 CAMERA, PICTURE, DAMAGE, FOLDER = "camera", "picture", "damage", "folder"
-INFERENCE, PROCESS, DRIFT, PART = "inference", "process", "drift", "part"
+PROCESS, DRIFT, PART = "process", "drift", "part"
+INFERENCE = "inference"  # the last inference failed; the next one may succeed
+MODEL = "model"  # the model or its device does not work, so no inference can succeed
 
 
 class CameraStatus:

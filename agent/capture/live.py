@@ -23,7 +23,7 @@ class LiveCapture:
     """Reads, checks and puts pictures. For one thread.
 
     A picture that cannot be inspected gives the result `unknown`: a part may be in it that no other picture shows. For
-    a free-running camera `UnknownPace` limits the rate of these results. Every trigger gets one.
+    a free-running camera `UnknownPace` limits the rate of these results. Every trigger, also one of hardware, gets one.
 
     If many pictures are damaged, the camera is degraded until the latest pictures are all good. Good pictures are
     inspected in the meantime.
@@ -34,6 +34,7 @@ class LiveCapture:
         self._parts = parts
         self._health = health
         self._unknowns = UnknownPace(parts.clock)
+        self._is_a_part = parts.config.each_picture_is_a_part
         self._were_damaged: deque[bool] = deque(maxlen=LATEST_PICTURES)
         self.silence = Silence(parts.clock)
         self.skipped = 0  # pictures that a newer one replaced before they were read from the camera's process
@@ -90,7 +91,7 @@ class LiveCapture:
         if triggers.triggered:
             for turn in triggers.turns(began_s, wait_s=self._parts.config.stale_after_s):
                 self._parts.out.put(item, keep=True, trigger_id=turn.trigger_id)
-        elif self._parts.pace.is_due and (isinstance(item, Picture) or self._unknowns.take()):
+        elif self._parts.pace.is_due and (isinstance(item, Picture) or self._is_a_part or self._unknowns.take()):
             self._parts.pace.count_taken()
             self._parts.out.put(item)
 

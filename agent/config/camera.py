@@ -120,6 +120,11 @@ class SourceConfig(StrictModel):
     def has_hardware_trigger(self) -> bool:
         return self.aravis_trigger.startswith("hardware")
 
+    @property
+    def each_picture_is_a_part(self) -> bool:
+        """Whether something outside decides when a picture is taken, so that none comes between two parts."""
+        return self.trigger != "free" or self.has_hardware_trigger
+
     @model_validator(mode="after")
     def _camera_settings(self) -> Self:
         if self.camera is None and self.aravis is None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from zsad_agent.capture import INFERENCE, CameraStatus
+from zsad_agent.capture import INFERENCE, MODEL, CameraStatus
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import (
     FILE_NAME,
@@ -200,8 +200,9 @@ def _note_model_fault(statuses: Sequence[CameraStatus], fault: str | None) -> No
     for status in statuses:
         if fault is None:
             status.clear(INFERENCE)
+            status.clear(MODEL)
         else:
-            status.fault(INFERENCE, fault, replace=True)
+            status.fault(MODEL, fault, replace=True)
 
 
 def make_controller(base: Base, running: Observer, restart: ReloadRequest) -> Controller:

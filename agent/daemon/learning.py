@@ -52,7 +52,7 @@ def make_learner(
         free_running=[
             camera.name
             for camera, source in zip(config.every_camera, sources, strict=True)
-            if camera.trigger == "free" and not source.lossless
+            if not camera.each_picture_is_a_part and not source.lossless
         ],
     )
     for station in stations:

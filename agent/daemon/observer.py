@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from zsad_agent.capture import DRIFT, INFERENCE
+from zsad_agent.capture import DRIFT, INFERENCE, MODEL
 from zsad_agent.config import AgentConfig
 from zsad_agent.control import Nonces
 from zsad_agent.evidence import EvidenceStore
@@ -66,7 +66,9 @@ class Observer:
             broker_fault=self.publisher.broker_fault,
             spool_fault=self.publisher.spool_fault,
             spool_incident=self.publisher.spool_incident,
-            model_fault=next(filter(None, (station.status.fault_of(INFERENCE) for station in self.stations)), None),
+            model_fault=next(
+                filter(None, (one.status.fault_of(part) for part in (MODEL, INFERENCE) for one in self.stations)), None
+            ),
             service_faults=self.services.by_name,
             drifting=[
                 station.name

@@ -84,7 +84,7 @@ class Inspector:
         self._status = status
         self._view = view
         self._region_level = decision.region_level
-        self._unknown_pace = UnknownPace() if camera.trigger == "free" and not lossless else None
+        self._unknown_pace = None if lossless or camera.each_picture_is_a_part else UnknownPace()
         # threshold of a product that was not taught; None: that of the bundle
         self.provisional: Callable[[str, Bundle], Provisional | None] = lambda product, bundle: None
         self._missed: tuple[str, int] = ("", 0)  # product, and pictures in a row without its part

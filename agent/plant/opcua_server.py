@@ -105,23 +105,22 @@ class VisionSystem:
             )
 
     def take_write(self, node: ua.NodeId, value: Any) -> bool:
-        """A client wrote a value. Returns whether it is a signal of this camera."""
+        """A client wrote a value, which `send` passes on. Returns whether it is a signal of this camera."""
         signal = self._inputs.get(node)
         if signal is not None and signal.kind.has(value):  # an array of this type is none
             self._by_client = replace(self._by_client, **{signal.field: value})
-            self._send()
         return signal is not None
 
     def greet(self) -> None:
         """A client has connected: the agent learns what is set."""
-        self._send()
+        self.send()
 
     async def forget_clients(self, server: Server) -> None:
         """No client is left: what they set counts as 0, and the next one reads 0."""
         if self._by_client == Inputs() and self._by_method == Inputs():
             return
         self._by_client = self._by_method = Inputs()
-        self._send()
+        self.send()
         for node, signal in self._inputs.items():
             value = ua.Variant(getattr(self._by_client, signal.field), TYPES[signal.kind])
             await server.write_attribute_value(node, ua.DataValue(value))
@@ -138,7 +137,7 @@ class VisionSystem:
         await self._recipe.write_value(self._programs[program - 1] if 0 < program <= len(self._programs) else "")
         if self._by_method != Inputs() and self._is_over(before):
             self._by_method = Inputs()
-            self._send()
+            self.send()
 
     def _is_over(self, before: Outputs) -> bool:
         """Whether the cycle that a method has begun is complete, given up or missed, whoever did it."""
@@ -154,7 +153,7 @@ class VisionSystem:
             self._output_nodes[name].nodeid, ua.DataValue(ua.Variant(value, TYPES[kind]))
         )
 
-    def _send(self) -> None:
+    def send(self) -> None:
         joined = {
             field.name: getattr(self._by_method, field.name) or getattr(self._by_client, field.name)
             for field in fields(Inputs)
@@ -167,14 +166,14 @@ class VisionSystem:
         if not self._outputs.trigger_ready or self._by_method.trigger:
             return _status(ua.StatusCodes.BadInvalidState)
         self._by_method = Inputs(trigger=True, part_id=part_id)
-        self._send()
+        self.send()
         return None
 
     async def _acknowledge(self, parent: Any) -> ua.StatusCode | None:
         if not self._outputs.results_ready:
             return _status(ua.StatusCodes.BadInvalidState)
         self._by_method = replace(self._by_method, results_ack=True)
-        self._send()
+        self.send()
         return None
 
     async def _select(self, parent: Any, recipe: str) -> ua.StatusCode | None:
@@ -182,14 +181,14 @@ class VisionSystem:
             return _status(ua.StatusCodes.BadNotFound)
         for number in (0, self._programs.index(recipe) + 1, 0):  # a change counts, also to one that was refused before
             self._by_client = replace(self._by_client, program_select=number)
-            self._send()
+            self.send()
         return None
 
     async def _reset(self, parent: Any) -> None:
         self._by_method = Inputs(reset=True)
-        self._send()
+        self.send()
         self._by_method = Inputs()
-        self._send()
+        self.send()
 
 
 def _counted(call: Callable[..., Awaitable[ua.StatusCode | None]], count: int) -> Callable[..., Any]:
@@ -278,9 +277,14 @@ async def _run(options: Mapping[str, Any], lines: asyncio.StreamReader) -> None:
     def written(event: Any, _: Any) -> None:
         if not event.is_external:
             return
-        for wanted, status in zip(event.request_params.NodesToWrite, event.response_params, strict=True):
-            if status.is_good() and wanted.AttributeId == ua.AttributeIds.Value:
-                any(system.take_write(wanted.NodeId, wanted.Value.Value.Value) for system in systems)
+        values = [
+            (wanted.NodeId, wanted.Value.Value.Value)
+            for wanted, status in zip(event.request_params.NodesToWrite, event.response_params, strict=True)
+            if status.is_good() and wanted.AttributeId == ua.AttributeIds.Value
+        ]
+        for system in systems:  # a Trigger counts with the PartId of the same request
+            if any([system.take_write(*value) for value in values]):
+                system.send()
 
     server.subscribe_server_callback(CallbackType.PostWrite, written)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from zsad_agent.capture import CAMERA, INFERENCE
+from zsad_agent.capture import CAMERA, MODEL
 from zsad_agent.inspection import Station
 from zsad_agent.messages import Result
 from zsad_agent.plant.handshake import Handshake, Wiring
@@ -31,8 +31,11 @@ class Commands(Protocol):
 
 
 def can_inspect(station: Station) -> bool:
-    """Whether a part in front of the camera would get a picture and a model."""
-    lost = station.status.fault_of(CAMERA) or station.status.fault_of(INFERENCE)
+    """Whether a part in front of the camera would get a picture and a model.
+
+    Also after an inference that failed: only the next part can show that it was a single fault.
+    """
+    lost = station.status.fault_of(CAMERA) or station.status.fault_of(MODEL)
     return not lost and not station.capture.paused
 
 

@@ -289,6 +289,20 @@ def test_consecutive_damaged_pictures_give_one_unknown_per_interval() -> None:
     assert not [item for item in bench.rest() if isinstance(item, Fault) and item.is_part]
 
 
+def test_every_damaged_picture_of_a_hardware_trigger_is_unknown() -> None:
+    """Each one is a part that has to be rejected."""
+
+    def cut() -> np.ndarray:
+        raise ImageError("cut")
+
+    source = FakeSource([PICTURE, *[cut] * 5], lossless=False)
+    bench = Bench(source, slot=BoundedQueue(200), aravis="a", aravis_trigger="hardware Line1")
+    bench.thread.start()
+    items = [bench.get() for _ in range(6)]
+    bench.end()
+    assert [type(item) for item in items] == [Frame, *[Fault] * 5]
+
+
 @pytest.mark.parametrize("kind", ["black", "overexposed", "frozen", "size"])
 def test_live_pictures_that_cannot_be_inspected_do_not_fill_the_spool(kind: str) -> None:
     now = [0.0]

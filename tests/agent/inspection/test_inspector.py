@@ -259,6 +259,12 @@ def test_only_a_free_running_camera_omits_unknown_results(trigger: Any, lossless
     assert reported(inspector, [DARK, DARK, DARK]) == expected
 
 
+def test_every_part_of_a_hardware_trigger_has_a_result() -> None:
+    camera = CameraConfig(aravis="a", aravis_trigger="hardware Line1")
+    inspector = make_inspector(FakePredictor(fail_on_dark), camera=camera, lossless=False)
+    assert reported(inspector, [DARK, DARK, DARK]) == [1, 2, 3]
+
+
 def test_a_score_that_is_nan_is_reported_once_and_every_fault_of_the_camera_is_a_result() -> None:
     inspector = make_inspector(FakePredictor(), lossless=False)
     nan = Prediction(anomaly_map=np.zeros((8, 8), np.float32), anomaly_score=float("nan"))

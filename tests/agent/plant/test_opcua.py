@@ -147,6 +147,25 @@ def test_a_cycle_by_signals(station: Station) -> None:
     run(station, play)
 
 
+def test_a_part_number_counts_for_the_trigger_of_the_same_request(station: Station) -> None:
+    async def play(plc: Plc) -> None:
+        await plc.until("TriggerReady", True)
+        nodes = [await plc.node("Trigger"), await plc.node("PartId")]
+        parts = ua.Variant(True, ua.VariantType.Boolean), ua.Variant(4712, ua.VariantType.UInt32)
+        await plc.client.write_values(nodes, list(parts))
+        await plc.until("CurrentState", "SingleExecution")
+        station.machine.accept(make_result(seq=10, trigger_id=station.asked[-1], verdict=Verdict.OK))
+        await plc.until("ResultsReady", True)
+        assert await (await plc.node("PartIdOut")).read_value() == 4712
+        await plc.set("ResultsAck", True)
+        await plc.until("ResultsReady", False)
+        await plc.set("ResultsAck", False)
+        await plc.set("Trigger", False)
+        await plc.until("CurrentState", "Ready")
+
+    run(station, play)
+
+
 def test_a_cycle_by_methods(station: Station) -> None:
     async def play(plc: Plc) -> None:
         await plc.until("TriggerReady", True)
