@@ -207,8 +207,10 @@ def test_reload_uses_the_new_file_in_the_same_process_and_refuses_an_invalid_one
         assert {result["threshold"] for result in operator.next_results(10)} == {0.2}
 
         mad = make_tiny_bundle(tmp_path / "mad", output_scale=float("nan"))  # a valid file whose model gives NaN
-        config.write_text(good.replace(str(tiny_bundle), str(mad)))
+        config.write_text(good.replace(str(tiny_bundle), str(mad)) + "log_level: ERROR\n")
+        begun = agent.output.count("INFO inspecting")
         operator.reload()
+        wait_until(lambda: agent.output.count("INFO inspecting") > begun)  # the log level of the earlier config
         state = json.loads(operator.payloads(f"{BASE}/reload/state")[-1])
         assert "the earlier one is used again" in state["error"] and "no valid anomaly_map" in state["error"]
         for name in ("cam0", "cam1"):
